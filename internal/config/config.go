@@ -1,0 +1,254 @@
+// Package config holds the configuration as plain structs, their defaults and
+// their validation. It reads no file and knows no YAML library: package load
+// fills the structs, package app compiles them.
+package config
+
+import "time"
+
+// Config is one whole configuration: what the file, the environment and the
+// flags said, over the defaults.
+type Config struct {
+	Listeners []Listener `yaml:"listeners"`
+	Pools     []Pool     `yaml:"pools"`
+	Routes    []Route    `yaml:"routes"`
+	Admin     Admin      `yaml:"admin"`
+	Metrics   Metrics    `yaml:"metrics"`
+	Shutdown  Shutdown   `yaml:"shutdown"`
+	Log       Log        `yaml:"log"`
+}
+
+// Listener is one bound socket of the data plane.
+type Listener struct {
+	// Name is unique among the listeners.
+	Name string `yaml:"name"`
+	// Address is host:port, :port, or unix:/path. Port 0 lets the system choose.
+	Address string `yaml:"address"`
+	// TrustedProxies lists the addresses or CIDR prefixes of the peers whose
+	// X-Forwarded-* and X-Request-Id are believed; the word "unix" stands for
+	// every peer of a unix socket. Default: nobody.
+	TrustedProxies []string         `yaml:"trusted_proxies"`
+	Timeouts       ListenerTimeouts `yaml:"timeouts"`
+	Limits         ListenerLimits   `yaml:"limits"`
+}
+
+// ListenerTimeouts bounds how long a client may keep a connection waiting.
+type ListenerTimeouts struct {
+	// Header runs from the first byte of a request to the end of its head.
+	Header Duration `yaml:"header"`
+	// BodyIdle is the longest pause between two reads of a request body.
+	BodyIdle Duration `yaml:"body_idle"`
+	// WriteIdle is the longest that one write to the client may block.
+	WriteIdle Duration `yaml:"write_idle"`
+	// Idle is how long a kept connection may wait for its next request.
+	Idle Duration `yaml:"idle"`
+}
+
+// ListenerLimits bounds what a client may send, and how many may come.
+type ListenerLimits struct {
+	// HeaderBytes is the largest request head, in bytes.
+	HeaderBytes Size `yaml:"header_bytes"`
+	// HeaderFields is the largest number of field lines in a request head.
+	HeaderFields int `yaml:"header_fields"`
+	// Connections is how many connections are open at most; further ones wait
+	// in the kernel's backlog. 0 means no limit.
+	Connections int `yaml:"connections"`
+}
+
+// Pool is a named set of backends with one policy.
+type Pool struct {
+	Name        string      `yaml:"name"`
+	Policy      Policy      `yaml:"policy"`
+	Backends    []Backend   `yaml:"backends"`
+	RetryBudget RetryBudget `yaml:"retry_budget"`
+	Transport   Transport   `yaml:"transport"`
+}
+
+// Policy names the balancing algorithm. In the file it is a name, or a mapping
+// with `name` and the policy's own settings.
+type Policy struct {
+	Name string `yaml:"name"`
+}
+
+// Backend is one server of a pool.
+type Backend struct {
+	// Address is host:port. A host name is resolved at each dial.
+	Address string `yaml:"address"`
+	// ID is unique in the pool. Default: the address.
+	ID string `yaml:"id"`
+	// Weight is the share of work for policies that know weights, 1 to 1000.
+	Weight int `yaml:"weight"`
+	// Labels are free words of the user; their case is kept.
+	Labels map[string]string `yaml:"labels"`
+}
+
+// RetryBudget bounds retries (not redispatches after a failed dial) to a share
+// of the pool's requests plus a small constant rate.
+type RetryBudget struct {
+	// Ratio is how many retries one request pays for, 0 to 1.
+	Ratio float64 `yaml:"ratio"`
+	// PerSecond is how many retries a second are free.
+	PerSecond float64 `yaml:"per_second"`
+}
+
+// Transport shapes the connections from lb to the backends of a pool.
+type Transport struct {
+	// Connect bounds name resolution and dialling.
+	Connect Duration `yaml:"connect"`
+	// ResponseHeader bounds the wait for the response head once the request
+	// has been written.
+	ResponseHeader Duration `yaml:"response_header"`
+	// Idle is how long an unused connection to a backend is kept. It should be
+	// shorter than the backend's own keep-alive timeout.
+	Idle Duration `yaml:"idle"`
+	// MaxIdlePerBackend is how many unused connections are kept per backend.
+	MaxIdlePerBackend int `yaml:"max_idle_per_backend"`
+}
+
+// Route is a match rule and what to do with the requests it matches: exactly
+// one of Proxy, Fanout, Metrics and Respond.
+type Route struct {
+	Name  string `yaml:"name"`
+	Match Match  `yaml:"match"`
+	// Required makes /health answer 503 while the route's pool has no eligible
+	// backend.
+	Required bool     `yaml:"required"`
+	Proxy    *Proxy   `yaml:"proxy,omitempty"`
+	Fanout   *Fanout  `yaml:"fanout,omitempty"`
+	Metrics  bool     `yaml:"metrics,omitempty"`
+	Respond  *Respond `yaml:"respond,omitempty"`
+}
+
+// Match says which requests a route takes. Empty parts match everything.
+type Match struct {
+	// Hosts are exact host names, without port; case does not matter.
+	Hosts []string `yaml:"hosts"`
+	// Methods are upper-case method names. GET covers HEAD.
+	Methods []string `yaml:"methods"`
+	// Path matches one path exactly.
+	Path string `yaml:"path,omitempty"`
+	// PathPrefix matches whole path segments: /api matches /api and /api/x,
+	// but not /apix.
+	PathPrefix string `yaml:"path_prefix,omitempty"`
+}
+
+// Proxy sends a request to one backend of a pool.
+type Proxy struct {
+	Pool string `yaml:"pool"`
+	// Timeout runs to the response head, over all attempts.
+	Timeout Duration `yaml:"timeout"`
+	Retry   Retry    `yaml:"retry"`
+}
+
+// Retry says when a request that failed may be tried on another backend. A
+// failed dial is outside of it: it sent nothing, so the request simply goes to
+// the next backend.
+type Retry struct {
+	// Attempts is the number of tries after the first.
+	Attempts int `yaml:"attempts"`
+	// On lists what is retried: "reset" (the connection ended before a
+	// response head) and response statuses from 400 to 599.
+	On []string `yaml:"on"`
+	// Keyed also allows retries of requests that carry an Idempotency-Key.
+	Keyed bool `yaml:"keyed"`
+}
+
+// Fanout sends a request to every backend of a pool, until each has answered
+// with a status in Success.
+type Fanout struct {
+	Pool string `yaml:"pool"`
+	// Success lists the statuses that settle a delivery.
+	Success []int `yaml:"success"`
+	// Reject lists the statuses that, while no backend has accepted the write,
+	// are held instead of retried. Empty: everything is retried.
+	Reject []int `yaml:"reject"`
+	// Already lists the statuses that count as success for a delivery whose
+	// earlier attempt has an unknown outcome.
+	Already []int `yaml:"already"`
+	// Ack says whose success the client waits for: all, first or quorum.
+	Ack string `yaml:"ack"`
+	// Wait is the longest the client waits before it gets 202.
+	Wait Duration `yaml:"wait"`
+	// AttemptTimeout bounds one attempt from dial to the response's end.
+	AttemptTimeout Duration `yaml:"attempt_timeout"`
+	Backoff        Backoff  `yaml:"backoff"`
+	// MaxBody is the largest request body, in bytes.
+	MaxBody Size `yaml:"max_body"`
+	// MaxPending is how many writes of the route may be unsettled at once.
+	MaxPending int `yaml:"max_pending"`
+	// MaxPendingBytes is how many bytes of bodies and fields they may hold.
+	MaxPendingBytes Size `yaml:"max_pending_bytes"`
+}
+
+// Backoff shapes the waits between the attempts of one delivery: before retry
+// k = 0, 1, … min(Base·2^k, Cap) + U[0, Jitter].
+type Backoff struct {
+	Base   Duration `yaml:"base"`
+	Cap    Duration `yaml:"cap"`
+	Jitter Duration `yaml:"jitter"`
+	// MaxAttempts is how many attempts may reach the backend before the
+	// delivery is parked.
+	MaxAttempts int `yaml:"max_attempts"`
+	// MaxAge is how old a delivery may become before it is parked.
+	MaxAge Duration `yaml:"max_age"`
+}
+
+// Respond answers by itself.
+type Respond struct {
+	Status int    `yaml:"status"`
+	Body   string `yaml:"body"`
+}
+
+// Admin is the admin listener.
+type Admin struct {
+	// Address is host:port or unix:/path; anything but loopback or a unix
+	// socket needs a token. Empty turns the admin listener off.
+	Address string `yaml:"address"`
+	// TokenEnv names the environment variable that holds the bearer token.
+	TokenEnv string `yaml:"token_env"`
+	// Hosts are further Host values, beside loopback, that are answered.
+	Hosts []string `yaml:"hosts"`
+}
+
+// Metrics is the optional listener that serves /metrics and nothing else.
+type Metrics struct {
+	// Address is host:port; empty means no such listener.
+	Address string `yaml:"address"`
+}
+
+// Shutdown shapes the stop.
+type Shutdown struct {
+	// Readiness is the pause between /readyz turning 503 and the drain, for
+	// whoever watches it to look elsewhere.
+	Readiness Duration `yaml:"readiness"`
+	// Drain is the longest that open connections may take to end.
+	Drain Duration `yaml:"drain"`
+}
+
+// Log shapes the operational log and the access log.
+type Log struct {
+	// Level is debug, info, warn or error.
+	Level string `yaml:"level"`
+	// Format is json or console.
+	Format string    `yaml:"format"`
+	Access AccessLog `yaml:"access"`
+}
+
+// AccessLog is one line a request.
+type AccessLog struct {
+	Enabled bool `yaml:"enabled"`
+	// Sample is the share of requests that is logged, 0 to 1. Requests that
+	// ended in an error of lb's own are always logged.
+	Sample float64 `yaml:"sample"`
+}
+
+// Duration is a time.Duration that reads and writes as "250ms", "1m30s".
+type Duration time.Duration
+
+// D returns the plain duration.
+func (d Duration) D() time.Duration { return time.Duration(d) }
+
+// String writes the duration as time.Duration does.
+func (d Duration) String() string { return time.Duration(d).String() }
+
+// Size is a number of bytes that reads and writes as "64KiB", "1MiB", "512".
+type Size int64

@@ -1,0 +1,268 @@
+package exchange
+
+import (
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"lb/internal/backend"
+	"lb/internal/outcome"
+	"lb/internal/route"
+)
+
+// Reserved is the path prefix that belongs to lb on every listener.
+const Reserved = "/.lb/"
+
+// RetryOutcomes name what became of the wish to try once more, by the numbers
+// below: the `outcome` label of lb_retries_total.
+var RetryOutcomes = []string{"redispatched", "retried", "no_budget", "no_backend"}
+
+const (
+	redispatched = iota // after a failed dial; costs nothing
+	retried
+	noBudget
+	noBackend
+)
+
+// Decider makes the decisions about every request, each by the snapshot that
+// was current when the request began. Safe for concurrent use.
+type Decider struct {
+	snapshot atomic.Pointer[Snapshot]
+	finished func(*Exchange)
+}
+
+// NewDecider returns a decider over s. finished is told of every request when
+// it is over; the record is only lent to it.
+func NewDecider(s *Snapshot, finished func(*Exchange)) *Decider {
+	d := &Decider{finished: finished}
+	d.snapshot.Store(s)
+	return d
+}
+
+// Snapshot returns what new requests are decided by.
+func (d *Decider) Snapshot() *Snapshot { return d.snapshot.Load() }
+
+// Begin opens the record of one request and says what is to be done with it.
+func (d *Decider) Begin(x *Exchange, v View) Action {
+	x.Start = time.Now()
+	x.Snapshot = d.snapshot.Load()
+	x.Method = v.Method()
+	x.forward(v)
+
+	if n := v.Fields(); n > x.Listener.MaxFields {
+		return x.refuse(outcome.HeaderTooLarge, "the request has more fields than limits.header_fields of the listener allows")
+	}
+	if x.Method == "CONNECT" || x.Method == "TRACE" {
+		x.Allow = []string{"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"}
+		return x.refuse(outcome.MethodNotAllowed, x.Method+" is never proxied")
+	}
+	var err error
+	if x.Target, err = route.ParseTarget(v.Target()); err != nil {
+		return x.refuse(outcome.BadRequest, err.Error())
+	}
+	if x.Host, err = route.NormalizeHost(v.Host()); err != nil {
+		return x.refuse(outcome.BadRequest, err.Error())
+	}
+	if strings.HasPrefix(x.Target.Path, Reserved) {
+		return Status
+	}
+	i, ok := x.Snapshot.Table.Match(x.Host, x.Method, x.Target.Path)
+	if !ok {
+		return x.unmatched()
+	}
+	x.Route = &x.Snapshot.Routes[i]
+	switch x.Route.Action {
+	case Proxy:
+		x.repeatable = repeatable(x.Method) || x.Route.Retry.Keyed && v.Lookup("Idempotency-Key") != ""
+		x.Route.Pool.Budget.Deposit()
+	case Fanout:
+		if x.Target.EncodedSlash {
+			return x.refuse(outcome.BadRequest, "the path of a fan-out route must not hold %2F")
+		}
+	}
+	return x.Route.Action
+}
+
+// unmatched tells a path that nobody serves from one that wants other methods.
+func (x *Exchange) unmatched() Action {
+	if x.Allow = x.Snapshot.Table.Allow(x.Host, x.Target.Path); len(x.Allow) > 0 {
+		return x.refuse(outcome.MethodNotAllowed, "this path takes "+strings.Join(x.Allow, ", "))
+	}
+	return x.refuse(outcome.NoRoute, "no route matches this host, method and path")
+}
+
+func (x *Exchange) refuse(code outcome.Code, detail string) Action {
+	x.Failure = &outcome.Error{Code: code, Detail: detail}
+	x.Outcome = outcome.Outcome{Class: outcome.Refused}
+	return Refuse
+}
+
+// repeatable reports the methods that may be tried on another backend after a
+// byte was sent: the idempotent ones of RFC 9110 §9.2.2.
+func repeatable(method string) bool {
+	switch method {
+	case "GET", "HEAD", "OPTIONS", "PUT", "DELETE":
+		return true
+	}
+	return false
+}
+
+// MayRetry reports whether the request could be retried at all, so that the
+// carrier need not keep its body otherwise.
+func (x *Exchange) MayRetry() bool {
+	return x.repeatable && x.Route.Retry.Attempts > 0
+}
+
+// Kind says what the carrier does next.
+type Kind uint8
+
+// The kinds of a Step.
+const (
+	Try  Kind = iota // send the request to Exchange.Backend
+	Pass             // the response at hand is the answer
+	Fail             // answer with Exchange.Failure
+)
+
+// Next takes how the last attempt ended (the zero outcome at first) and says
+// what is to be done. First try, redispatch and retry are all decided here.
+func (d *Decider) Next(x *Exchange, o outcome.Outcome) Kind {
+	if o.Class == outcome.Undecided {
+		if b := x.Route.Pool.TryAcquire(&x.query); b != nil {
+			x.moveTo(b)
+			return Try
+		}
+		return x.fail(outcome.NoBackend, "no backend of the pool is eligible")
+	}
+	x.attemptEnded(o)
+	switch o.Class {
+	case outcome.Unsent, outcome.Starved:
+		// Nothing was sent, so the next backend gets the request as if it
+		// were the first, whatever the method.
+		if b := x.another(); b != nil {
+			x.moveTo(b)
+			x.Route.Retries[redispatched].Inc()
+			return Try
+		}
+		x.Route.Retries[noBackend].Inc()
+		return x.fail(outcome.NoBackend, detailOf(o.Class))
+	case outcome.Success, outcome.Failure:
+		if x.wantsRetry(o) && x.retry() {
+			return Try
+		}
+		return Pass
+	default:
+		if x.wantsRetry(o) && x.retry() {
+			return Try
+		}
+		return x.fail(outcome.CodeOf(o.Class), detailOf(o.Class))
+	}
+}
+
+// attemptEnded books how one attempt ended. Its lease goes on until another
+// attempt begins or the request is over.
+func (x *Exchange) attemptEnded(o outcome.Outcome) {
+	b, p := x.Backend, x.Route.Pool
+	x.Outcome = o
+	b.Outcomes.Count(int(o.Class))
+	switch o.Class {
+	case outcome.Unsent:
+		p.DialFailed(b)
+	case outcome.Success, outcome.Failure:
+		p.Reached(b)
+	}
+}
+
+// wantsRetry reports whether the route retries what happened and the request
+// allows it.
+func (x *Exchange) wantsRetry(o outcome.Outcome) bool {
+	r := &x.Route.Retry
+	if !x.repeatable || !x.Replayable || x.retries >= r.Attempts || x.HeadSent.Load() {
+		return false
+	}
+	switch o.Class {
+	case outcome.Reset:
+		return r.Reset
+	case outcome.Timeout: // what lb itself would call a 504
+		return r.Statuses[504]
+	case outcome.Success, outcome.Failure:
+		return r.Statuses[o.Status]
+	}
+	return false
+}
+
+// retry moves the request to another backend at the cost of one token. The
+// backend is looked for first: a token is not spent on a wish.
+func (x *Exchange) retry() bool {
+	b := x.another()
+	if b == nil {
+		x.Route.Retries[noBackend].Inc()
+		return false
+	}
+	if !x.Route.Pool.Budget.Withdraw() {
+		b.End()
+		x.Route.Retries[noBudget].Inc()
+		return false
+	}
+	x.moveTo(b)
+	x.retries++
+	x.Route.Retries[retried].Inc()
+	return true
+}
+
+// another acquires a backend that this request has not tried.
+func (x *Exchange) another() *backend.Backend {
+	x.query.Exclude(x.Backend)
+	x.query.Retry = true
+	return x.Route.Pool.TryAcquire(&x.query)
+}
+
+// moveTo ends the lease on the last backend and takes over the one on b.
+func (x *Exchange) moveTo(b *backend.Backend) {
+	if x.Backend != nil {
+		x.Backend.End()
+	}
+	x.Backend = b
+	x.Attempts++
+}
+
+func (x *Exchange) fail(code outcome.Code, detail string) Kind {
+	x.Failure = &outcome.Error{Code: code, Detail: detail, Err: x.Outcome.Err}
+	if code.Status() == 503 {
+		x.Failure.RetryAfter = x.Route.Pool.RetryAfter()
+	}
+	return Fail
+}
+
+// detailOf says what happened, and which setting has a say in it.
+func detailOf(c outcome.Class) string {
+	switch c {
+	case outcome.Unsent:
+		return "none of the pool's backends could be reached"
+	case outcome.Starved:
+		return "lb has no free port or file descriptor to reach a backend"
+	case outcome.Reset:
+		return "the backend closed the connection before it answered"
+	case outcome.Timeout:
+		return "no response head came within the route's timeout or the pool's transport.response_header"
+	case outcome.ClientFault:
+		return "the request body broke off, is malformed, or paused for longer than timeouts.body_idle of the listener"
+	case outcome.ClientGone:
+		return "the client left"
+	default:
+		return "the backend answered with something that is not an HTTP response to this request"
+	}
+}
+
+// Finish closes the record: exactly once for every Begin, after the last byte.
+func (d *Decider) Finish(x *Exchange) {
+	if x.Backend != nil {
+		x.Backend.End()
+	}
+	x.Took = time.Since(x.Start)
+	instruments := x.Snapshot.Unrouted
+	if x.Route != nil {
+		instruments = x.Route.Instruments
+	}
+	instruments.Observe(x.Status, x.Took.Seconds())
+	d.finished(x)
+}

@@ -1,0 +1,107 @@
+package outcome
+
+import "time"
+
+// Code is the machine-readable name of an error that lb itself answers with.
+// It stands in the problem document, in the X-LB-Error field and in the log.
+type Code string
+
+// The codes, as the documentation lists them.
+const (
+	BadRequest       Code = "bad_request"
+	NoRoute          Code = "no_route"
+	MethodNotAllowed Code = "method_not_allowed"
+	BodyTooLarge     Code = "body_too_large"
+	HeaderTooLarge   Code = "header_too_large"
+	BackendReset     Code = "backend_reset"
+	BackendInvalid   Code = "backend_invalid"
+	BackendTimeout   Code = "backend_timeout"
+	NoBackend        Code = "no_backend"
+	Overloaded       Code = "overloaded"
+	// Of the admin listener alone.
+	Unauthorized    Code = "unauthorized"
+	Forbidden       Code = "forbidden"
+	MisdirectedHost Code = "misdirected_host"
+	NotFound        Code = "not_found"
+	Internal        Code = "internal_error"
+	// ClientClosed is never sent: it is how the log calls a client that left.
+	ClientClosed Code = "client_closed"
+)
+
+// StatusClientClosed is the status the log shows for a client that left before
+// its answer; nginx made it a custom.
+const StatusClientClosed = 499
+
+var codes = map[Code]struct {
+	status int
+	title  string
+}{
+	BadRequest:       {400, "The request is not acceptable"},
+	NoRoute:          {404, "No route matches the request"},
+	MethodNotAllowed: {405, "The method is not allowed here"},
+	BodyTooLarge:     {413, "The request body is too large"},
+	HeaderTooLarge:   {431, "The request head is too large"},
+	BackendReset:     {502, "The backend closed the connection without an answer"},
+	BackendInvalid:   {502, "The backend's answer is not valid HTTP"},
+	BackendTimeout:   {504, "The backend did not answer in time"},
+	NoBackend:        {503, "No backend is available"},
+	Overloaded:       {503, "Too much is pending"},
+	Unauthorized:     {401, "A bearer token is needed"},
+	Forbidden:        {403, "Cross-site requests are refused"},
+	MisdirectedHost:  {421, "This host name is not served here"},
+	NotFound:         {404, "There is nothing at this path"},
+	Internal:         {500, "Something in lb itself failed"},
+	ClientClosed:     {StatusClientClosed, "The client left"},
+}
+
+// Status returns the HTTP status that belongs to the code, 500 for one that
+// does not exist.
+func (c Code) Status() int {
+	if e, ok := codes[c]; ok {
+		return e.status
+	}
+	return 500
+}
+
+// Title returns the short text that is the same for every occurrence.
+func (c Code) Title() string { return codes[c].title }
+
+// Error is an answer that lb makes itself, as a value.
+type Error struct {
+	Code Code
+	// Detail tells what happened this time and what to change.
+	Detail string
+	// RetryAfter is when it is worth trying again; 0 where that is unknown.
+	RetryAfter time.Duration
+	// Err is the cause, for the log; it is not shown to clients.
+	Err error
+}
+
+func (e *Error) Error() string {
+	if e.Err != nil {
+		return string(e.Code) + ": " + e.Detail + ": " + e.Err.Error()
+	}
+	return string(e.Code) + ": " + e.Detail
+}
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// CodeOf returns the code that a client gets when its request ended with a
+// class that brought no response.
+func CodeOf(c Class) Code {
+	switch c {
+	case Unsent, Starved:
+		return NoBackend
+	case Reset, Cut:
+		return BackendReset
+	case Timeout:
+		return BackendTimeout
+	case ClientGone:
+		return ClientClosed
+	case ClientFault:
+		return BadRequest
+	default:
+		return BackendInvalid
+	}
+}

@@ -1,0 +1,43 @@
+package route
+
+import (
+	"errors"
+	"strings"
+)
+
+var errHost = errors.New("the Host field is not a host name with an optional port")
+
+// NormalizeHost returns a Host field without port, trailing dot and upper
+// case, as the rules have it. It refuses what is not a host (RFC 3986 §3.2.2),
+// so that no two readers can see two hosts in it. An empty field stays empty.
+func NormalizeHost(field string) (string, error) {
+	host := field
+	if strings.HasPrefix(host, "[") {
+		end := strings.IndexByte(host, ']')
+		if end < 0 || !port(host[end+1:]) || strings.Trim(host[1:end], "0123456789abcdefABCDEF:.") != "" {
+			return "", errHost
+		}
+		return strings.ToLower(host[:end+1]), nil
+	}
+	if colon := strings.IndexByte(host, ':'); colon >= 0 {
+		if !port(host[colon:]) {
+			return "", errHost
+		}
+		host = host[:colon]
+	}
+	for i := 0; i < len(host); i++ {
+		c := host[i]
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
+		case strings.IndexByte("-_.~!$&'()*+,;=%", c) >= 0:
+		default:
+			return "", errHost
+		}
+	}
+	return strings.ToLower(strings.TrimSuffix(host, ".")), nil
+}
+
+// port reports whether s is empty or a colon with digits, or none, behind it.
+func port(s string) bool {
+	return s == "" || s[0] == ':' && strings.Trim(s[1:], "0123456789") == ""
+}
