@@ -1,0 +1,83 @@
+package admin
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// The values of Health.Status.
+const (
+	// StatusOK: every required route has an eligible backend.
+	StatusOK = "ok"
+	// StatusUnavailable: some required route has none. /health answers 503.
+	StatusUnavailable = "unavailable"
+)
+
+// Health is the body of /health.
+type Health struct {
+	// Status is StatusOK or StatusUnavailable.
+	Status string           `json:"status"`
+	Pools  List[PoolHealth] `json:"pools"`
+}
+
+// PoolHealth is the health of one pool.
+type PoolHealth struct {
+	Name string `json:"name"`
+	// Eligible is how many backends may be picked now.
+	Eligible int                 `json:"eligible"`
+	Backends List[BackendHealth] `json:"backends"`
+}
+
+// BackendHealth is the health of one backend.
+type BackendHealth struct {
+	ID string `json:"instanceId"`
+	// State is up, down, draining, maintenance, ejected or expired.
+	State string `json:"state"`
+	// Reasons says why the backend is not eligible.
+	Reasons List[string] `json:"reasons"`
+	// ConsecutiveOK and ConsecutiveFail count probes since the last other result.
+	ConsecutiveOK   int `json:"consecutive_ok"`
+	ConsecutiveFail int `json:"consecutive_fail"`
+	// LastProbe is when the last probe ended; nil without one.
+	LastProbe *time.Time `json:"last_probe"`
+	// ErrorRate is the share of requests that failed lately, 0 to 1.
+	ErrorRate float64 `json:"error_rate"`
+	// P50 and P99 are quantiles of the response time, in milliseconds.
+	P50 float64 `json:"p50_ms"`
+	P99 float64 `json:"p99_ms"`
+}
+
+// Instance is one entry of /instances.
+type Instance struct {
+	ID   string `json:"instanceId"`
+	Pool string `json:"pool"`
+	// Address is host:port.
+	Address string `json:"address"`
+	// Source says where the backend came from: "config".
+	Source string `json:"source"`
+	Weight int    `json:"weight"`
+	// InFlight is how many requests and attempts have begun and not ended.
+	InFlight int64 `json:"in_flight"`
+	// Limit is how many may be in flight; 0 means no limit.
+	Limit int `json:"limit"`
+	// Queued is how many requests wait for a slot.
+	Queued int `json:"queued"`
+	// State is up, down, draining, maintenance, ejected or expired.
+	State    string `json:"state"`
+	Eligible bool   `json:"eligible"`
+	// Reasons says why the backend is not eligible.
+	Reasons List[string] `json:"reasons"`
+	// EWMA is the moving average of the time to first byte, in milliseconds.
+	EWMA float64 `json:"ewma_ms"`
+}
+
+// List is a slice whose JSON is a list even when it is nil.
+type List[T any] []T
+
+// MarshalJSON writes the list, never null.
+func (l List[T]) MarshalJSON() ([]byte, error) {
+	if l == nil {
+		return []byte("[]"), nil
+	}
+	return json.Marshal([]T(l))
+}

@@ -1,0 +1,209 @@
+// Package metrics holds the typed instruments that lb counts with and the
+// handler that shows them. Series that mirror live objects are pulled from
+// those objects at each scrape, so nothing has to be kept in step. No other
+// package needs to name a type of the Prometheus client.
+package metrics
+
+import (
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	dto "github.com/prometheus/client_model/go"
+)
+
+// durationBuckets are the upper bounds, in seconds, for a request. They start
+// where a proxied request over loopback ends, stop at the default timeout of a
+// route, and no step is wider than threefold, which bounds the error of a
+// quantile read from them.
+var durationBuckets = []float64{
+	.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60,
+}
+
+// fanoutBuckets are the upper bounds, in seconds, for a fan-out: those of a
+// request, then coarse ones up to the age at which a delivery is parked by
+// default, since one backend that is down stretches a write to hours.
+var fanoutBuckets = append(durationBuckets[:len(durationBuckets):len(durationBuckets)],
+	300, 1800, 3600, 21600, 86400)
+
+// Registry holds every instrument of one lb. All methods may be called at any
+// time from any goroutine. Asking twice for the instrument of the same names
+// gives the same one, so a reload loses no count; label values that are not
+// valid UTF-8 are made so.
+type Registry struct {
+	reg *prometheus.Registry
+
+	requests        *prometheus.CounterVec
+	duration        *prometheus.HistogramVec
+	backendRequests *prometheus.CounterVec
+	retries         *prometheus.CounterVec
+	attempts        *prometheus.CounterVec
+	fanoutDuration  *prometheus.HistogramVec
+	settled         *prometheus.CounterVec
+	generation      prometheus.Gauge
+	domainSuccess   *prometheus.CounterVec
+	domainFailed    *prometheus.CounterVec
+	totalSuccess    *Counter
+	totalFailed     *Counter
+
+	backendSource atomic.Pointer[backendSource]
+	fanoutSource  atomic.Pointer[func() []FanoutSample]
+
+	mu         sync.Mutex // guards the maps
+	routes     map[[2]string]*Route
+	backends   map[[2]string]*Backend
+	retryOf    map[string][]*Counter
+	deliveries map[deliveryKey]*Delivery
+	fanouts    map[string]*Histogram
+	settledOf  map[string]*Settled
+}
+
+// New returns a registry with the Go and process collectors and lb_build_info.
+func New(version, commit string) *Registry {
+	return newOn(prometheus.NewRegistry(), version, commit)
+}
+
+func newOn(reg *prometheus.Registry, version, commit string) *Registry {
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+		reg.MustRegister(v)
+		return v
+	}
+	histogram := func(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
+		v := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, labels)
+		reg.MustRegister(v)
+		return v
+	}
+	gauge := func(name, help string, labels ...string) *prometheus.GaugeVec {
+		v := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, labels)
+		reg.MustRegister(v)
+		return v
+	}
+
+	r := &Registry{
+		reg: reg,
+		requests: counter("lb_requests_total",
+			"Requests answered, by route, pool and status code.", "route", "pool", "code"),
+		duration: histogram("lb_request_duration_seconds",
+			"Time from a request's head to its answer's last byte.", durationBuckets, "route"),
+		backendRequests: counter("lb_backend_requests_total",
+			"Requests sent to a backend, by how they ended.", "pool", "backend", "outcome"),
+		retries: counter("lb_retries_total",
+			"Tries after the first, by what came of them.", "pool", "outcome"),
+		attempts: counter("lb_fanout_attempts_total",
+			"Delivery attempts, by how they ended.", "pool", "backend", "outcome"),
+		fanoutDuration: histogram("lb_fanout_duration_seconds",
+			"Time from the admission of a fan-out to its end.", fanoutBuckets, "route"),
+		settled: counter("lb_fanout_settled_total",
+			"Deliveries that need no more attempts, by final state.", "pool", "state"),
+		generation: gauge("lb_config_generation",
+			"Number of the configuration in use.").WithLabelValues(),
+		domainSuccess: counter("target_domain_success_counter_total",
+			"Deliveries that succeeded, by the backend's host:port.", "domain"),
+		domainFailed: counter("target_domain_failed_counter_total",
+			"Delivery attempts that failed, by the backend's host:port.", "domain"),
+		totalSuccess: &Counter{counter("Total_domains_success_counter_total",
+			"Deliveries that succeeded, over all domains since start.").WithLabelValues()},
+		totalFailed: &Counter{counter("Total_domains_failed_counter_total",
+			"Delivery attempts that failed, over all domains since start.").WithLabelValues()},
+
+		routes:     map[[2]string]*Route{},
+		backends:   map[[2]string]*Backend{},
+		retryOf:    map[string][]*Counter{},
+		deliveries: map[deliveryKey]*Delivery{},
+		fanouts:    map[string]*Histogram{},
+		settledOf:  map[string]*Settled{},
+	}
+	gauge("lb_build_info", "What is running; the value is always 1.", "version", "commit", "go_version").
+		WithLabelValues(valid(version), valid(commit), runtime.Version()).Set(1)
+	reg.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		backendCollector{r},
+		fanoutCollector{r},
+	)
+	return r
+}
+
+// SetGeneration shows n as lb_config_generation.
+func (r *Registry) SetGeneration(n uint64) { r.generation.Set(float64(n)) }
+
+// Forget drops the series of a backend that is gone for good. A domain's
+// series goes with the last backend that delivered to it; the totals over all
+// domains keep what it added. An instrument of the backend that is still held
+// may be used on, but is no longer shown.
+func (r *Registry) Forget(pool, backend string) {
+	pool, backend = valid(pool), valid(backend)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+
+	delete(r.backends, [2]string{pool, backend})
+	gone := prometheus.Labels{"pool": pool, "backend": backend}
+	r.backendRequests.DeletePartialMatch(gone)
+	r.attempts.DeletePartialMatch(gone)
+
+	left := map[string]bool{}
+	for k := range r.deliveries {
+		if k.pool == pool && k.backend == backend {
+			left[k.domain] = true
+			delete(r.deliveries, k)
+		}
+	}
+	for k := range r.deliveries {
+		delete(left, k.domain)
+	}
+	for domain := range left {
+		r.domainSuccess.DeleteLabelValues(domain)
+		r.domainFailed.DeleteLabelValues(domain)
+	}
+}
+
+// Counter is a number that only grows.
+type Counter struct{ c prometheus.Counter }
+
+// Inc adds one.
+func (c *Counter) Inc() { c.c.Inc() }
+
+// Add adds n, which must not be negative.
+func (c *Counter) Add(n float64) { c.c.Add(n) }
+
+// Value returns the sum so far. It allocates: it is for tests and displays.
+func (c *Counter) Value() float64 {
+	var m dto.Metric
+	if err := c.c.Write(&m); err != nil {
+		return 0
+	}
+	return m.GetCounter().GetValue()
+}
+
+// Histogram counts observations by size.
+type Histogram struct{ h prometheus.Observer }
+
+// Observe counts one duration in seconds.
+func (h *Histogram) Observe(seconds float64) { h.h.Observe(seconds) }
+
+// once returns m[key], made by build if it is not there. The caller holds the
+// lock of m.
+func once[K comparable, V any](m map[K]V, key K, build func() V) V {
+	v, ok := m[key]
+	if !ok {
+		v = build()
+		m[key] = v
+	}
+	return v
+}
+
+// each resolves one counter of v for every last label value.
+func each(v *prometheus.CounterVec, last []string, first ...string) []*Counter {
+	cs := make([]*Counter, len(last))
+	for i, l := range last {
+		cs[i] = &Counter{v.WithLabelValues(append(first[:len(first):len(first)], valid(l))...)}
+	}
+	return cs
+}
+
+// valid makes s a legal label value.
+func valid(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }

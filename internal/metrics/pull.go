@@ -1,0 +1,92 @@
+package metrics
+
+import "github.com/prometheus/client_golang/prometheus"
+
+var (
+	inFlightDesc = prometheus.NewDesc("lb_backend_in_flight",
+		"Requests and attempts begun at a backend and not finished.", []string{"pool", "backend"}, nil)
+	stateDesc = prometheus.NewDesc("lb_backend_state",
+		"1 for the state a backend is in, 0 for the others.", []string{"pool", "backend", "state"}, nil)
+	fanoutDesc = prometheus.NewDesc("lb_fanout_deliveries",
+		"Deliveries not settled: pending ones will be tried again, parked ones wait for an operator.",
+		[]string{"pool", "state"}, nil)
+)
+
+// BackendSample is what a scrape shows of one backend.
+type BackendSample struct {
+	Pool, Backend string
+	// State is one of the states given to SetBackends.
+	State    string
+	InFlight int64
+}
+
+type backendSource struct {
+	states []string
+	gather func() []BackendSample
+}
+
+// SetBackends says where each scrape finds the live backends, for
+// lb_backend_in_flight{pool,backend} and lb_backend_state{pool,backend,state}.
+// States are all states there are. Gather is called from any goroutine and
+// names each backend once; it replaces the one set before.
+func (r *Registry) SetBackends(states []string, gather func() []BackendSample) {
+	r.backendSource.Store(&backendSource{states: states, gather: gather})
+}
+
+// FanoutSample is what a scrape shows of the deliveries of one pool.
+type FanoutSample struct {
+	Pool            string
+	Pending, Parked int64
+}
+
+// SetFanout says where each scrape finds the numbers for
+// lb_fanout_deliveries{pool,state}. Gather is called from any goroutine and
+// names each pool once; it replaces the one set before.
+func (r *Registry) SetFanout(gather func() []FanoutSample) {
+	r.fanoutSource.Store(&gather)
+}
+
+type backendCollector struct{ r *Registry }
+
+func (backendCollector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- inFlightDesc
+	ch <- stateDesc
+}
+
+func (c backendCollector) Collect(ch chan<- prometheus.Metric) {
+	src := c.r.backendSource.Load()
+	if src == nil {
+		return
+	}
+	for _, b := range src.gather() {
+		pool, backend := valid(b.Pool), valid(b.Backend)
+		ch <- gaugeOf(inFlightDesc, float64(b.InFlight), pool, backend)
+		for _, s := range src.states {
+			v := 0.0
+			if s == b.State {
+				v = 1
+			}
+			ch <- gaugeOf(stateDesc, v, pool, backend, s)
+		}
+	}
+}
+
+type fanoutCollector struct{ r *Registry }
+
+func (fanoutCollector) Describe(ch chan<- *prometheus.Desc) { ch <- fanoutDesc }
+
+func (c fanoutCollector) Collect(ch chan<- prometheus.Metric) {
+	gather := c.r.fanoutSource.Load()
+	if gather == nil {
+		return
+	}
+	for _, f := range (*gather)() {
+		pool := valid(f.Pool)
+		ch <- gaugeOf(fanoutDesc, float64(f.Pending), pool, "pending")
+		ch <- gaugeOf(fanoutDesc, float64(f.Parked), pool, "parked")
+	}
+}
+
+func gaugeOf(d *prometheus.Desc, v float64, labels ...string) prometheus.Metric {
+	return prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+}
