@@ -1,0 +1,101 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+
+	"lb/internal/app"
+	"lb/internal/config"
+	"lb/internal/config/load"
+)
+
+func serveCommand() *cobra.Command {
+	var file, level string
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the daemon until it is told to stop",
+		Long: `Run the daemon until it gets SIGTERM or SIGINT; a second signal ends it at once.
+
+Without -c the configuration is ./lb.yaml, else /etc/lb/lb.yaml, else the
+environment profile: BACKEND_POOL=host:port,host:port lb serve.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, warnings, err := load.File(file, load.Options{Overrides: overrides(level)})
+			if err != nil {
+				return configError(err)
+			}
+			return serve(cmd.Context(), c, warnings, cmd.OutOrStdout(), cmd.ErrOrStderr(), nil)
+		},
+	}
+	cmd.Flags().StringVarP(&file, "config", "c", "", "the configuration file")
+	cmd.Flags().StringVar(&level, "log-level", "", "debug, info, warn or error; wins over the file")
+	return cmd
+}
+
+func overrides(level string) map[string]string {
+	if level == "" {
+		return nil
+	}
+	return map[string]string{"log.level": level}
+}
+
+// configError puts a headline over a list of problems.
+func configError(err error) error {
+	var problems config.Problems
+	if errors.As(err, &problems) {
+		noun := "problems"
+		if len(problems) == 1 {
+			noun = "problem"
+		}
+		return fmt.Errorf("the configuration has %d %s:\n%w", len(problems), noun, err)
+	}
+	return err
+}
+
+// serve runs a daemon with a valid configuration until ctx ends. bound is
+// called, if it is not nil, when every socket is bound.
+func serve(ctx context.Context, c *config.Config, warnings []config.Problem, stdout, stderr io.Writer, bound func(*app.App)) error {
+	logs, err := app.NewLogs(c.Log, stdout, stderr)
+	if err != nil {
+		return err
+	}
+	defer logs.Close()
+	defer zap.RedirectStdLog(logs.Main)() // what libraries print becomes lines of the log
+	for _, w := range warnings {
+		logs.Main.Warn("configuration", zap.String("warning", w.String()))
+	}
+	effective, err := load.Effective(c)
+	if err != nil {
+		return err
+	}
+	a, err := app.New(app.Options{
+		Config: c, Effective: effective, AdminToken: adminToken(c),
+		Logs: logs, Version: version, Commit: commit(),
+	})
+	if err != nil {
+		return err
+	}
+	if err := a.Bind(ctx); err != nil {
+		return err
+	}
+	if bound != nil {
+		bound(a)
+	}
+	return a.Run(ctx)
+}
+
+// adminToken reads the token that the configuration names; a valid one names a
+// variable that is set, or none.
+func adminToken(c *config.Config) string {
+	if c.Admin.TokenEnv == "" {
+		return ""
+	}
+	return strings.TrimSpace(os.Getenv(c.Admin.TokenEnv))
+}

@@ -1,0 +1,303 @@
+// Package app turns a configuration into a running daemon: it compiles it,
+// binds the sockets, accepts, and stops in order. It alone reads config
+// structs; what it wires together does not know them.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"lb/internal/admin"
+	"lb/internal/backend"
+	"lb/internal/config"
+	"lb/internal/exchange"
+	"lb/internal/fanout"
+	"lb/internal/front"
+	"lb/internal/metrics"
+	"lb/internal/pool"
+	"lb/internal/proxy"
+)
+
+// Options are what the daemon needs beside its configuration.
+type Options struct {
+	// Config is valid and complete.
+	Config *config.Config
+	// Effective is Config as /config shows it.
+	Effective []byte
+	// AdminToken is the bearer token; empty only where config allows it.
+	AdminToken string
+	Logs       *Logs
+	// Version and Commit say which lb this is.
+	Version, Commit string
+}
+
+// App is one daemon.
+type App struct {
+	config  *config.Config
+	options Options
+	log     *zap.Logger
+	metrics *metrics.Registry
+
+	registry *registry
+	decider  *exchange.Decider
+	fanout   *fanout.Engine
+	front    *front.Front
+
+	servers []*server // in the order they were bound
+	ready   atomic.Bool
+}
+
+// server is one bound socket and what serves it.
+type server struct {
+	name string
+	data *listener // nil for admin and metrics
+	net.Listener
+	http *http.Server
+}
+
+// New compiles the configuration. It binds and starts nothing.
+func New(o Options) (*App, error) {
+	a := &App{config: o.Config, options: o, log: o.Logs.Main, metrics: metrics.New(o.Version, o.Commit)}
+	var err error
+	if a.registry, err = newRegistry(o.Config, a.metrics, a.stateChanged); err != nil {
+		return nil, err
+	}
+	const generation = 1
+	a.decider = exchange.NewDecider(compile(o.Config, generation, a.registry, a.metrics), o.Logs.access.write)
+	a.fanout = fanout.New(fanout.Options{
+		Journal: fanout.NewMemory(),
+		Sender:  fanout.NewHTTPSender(&a.registry.transports),
+		Events:  newFanoutEvents(a),
+	})
+	debug, err := zap.NewStdLogAt(a.log, zap.DebugLevel)
+	if err != nil {
+		return nil, err
+	}
+	a.front = &front.Front{
+		Decider: a.decider, Fanout: a.fanout, Metrics: a.metrics.Handler(),
+		Proxy: proxy.New(a.decider, &a.registry.transports, debug),
+	}
+	a.metrics.SetGeneration(generation)
+	a.metrics.SetBackends(backend.States, a.backendSamples)
+	a.metrics.SetFanout(a.fanoutSamples)
+	return a, nil
+}
+
+// ErrBind marks a socket that could not be bound.
+var ErrBind = errors.New("cannot bind")
+
+// Bind binds every socket of the configuration, or none.
+func (a *App) Bind(ctx context.Context) (err error) {
+	debug, err := zap.NewStdLogAt(a.log, zap.DebugLevel)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			for _, s := range a.servers {
+				_ = s.Close()
+			}
+			a.servers = nil
+		}
+	}()
+	bind := func(name, address string) (net.Listener, error) {
+		l, err := listen(ctx, address)
+		if err != nil {
+			return nil, fmt.Errorf("%w %s (%s): %w", ErrBind, name, address, err)
+		}
+		return l, nil
+	}
+	for _, c := range a.config.Listeners {
+		compiled, err := listenerOf(c)
+		if err != nil {
+			return err
+		}
+		l, err := bind("listener "+c.Name, c.Address)
+		if err != nil {
+			return err
+		}
+		data := newListener(l, c.Timeouts.WriteIdle.D(), c.Limits.Connections)
+		a.servers = append(a.servers, &server{
+			name: c.Name, data: data, Listener: data,
+			http: dataServer(c, a.front.Handler(compiled, c.Timeouts.BodyIdle.D()), debug),
+		})
+	}
+	if address := a.config.Metrics.Address; address != "" {
+		l, err := bind("metrics", address)
+		if err != nil {
+			return err
+		}
+		a.servers = append(a.servers, &server{name: "metrics", Listener: l, http: smallServer(a.metricsOnly(), debug)})
+	}
+	if address := a.config.Admin.Address; address != "" {
+		l, err := bind("admin", address)
+		if err != nil {
+			return err
+		}
+		h := admin.New(admin.Options{
+			Token: a.options.AdminToken, Hosts: a.config.Admin.Hosts, Logger: a.log.Sugar().Infow,
+		}, a, a.metrics.Handler())
+		a.servers = append(a.servers, &server{name: "admin", Listener: l, http: smallServer(h, debug)})
+	}
+	return nil
+}
+
+// headSlack is what net/http adds to MaxHeaderBytes before it refuses a head.
+const headSlack = 4 << 10
+
+func dataServer(c config.Listener, h http.Handler, l *log.Logger) *http.Server {
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: c.Timeouts.Header.D(),
+		IdleTimeout:       c.Timeouts.Idle.D(),
+		MaxHeaderBytes:    max(1, int(c.Limits.HeaderBytes)-headSlack),
+		ErrorLog:          l,
+	}
+}
+
+// smallServer serves operators: short requests, short answers.
+func smallServer(h http.Handler, l *log.Logger) *http.Server {
+	return &http.Server{
+		Handler:     h,
+		ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 75 * time.Second,
+		MaxHeaderBytes: 16 << 10,
+		ErrorLog:       l,
+	}
+}
+
+// metricsOnly serves /metrics and nothing else.
+func (a *App) metricsOnly() http.Handler {
+	all := a.metrics.Handler()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path != "/metrics":
+			http.NotFound(w, r)
+		case r.Method != http.MethodGet && r.Method != http.MethodHead:
+			w.Header().Set("Allow", "GET, HEAD")
+			http.Error(w, "this path takes GET, HEAD", http.StatusMethodNotAllowed)
+		default:
+			all.ServeHTTP(w, r)
+		}
+	})
+}
+
+// Addr returns the bound address of the listener with that name ("admin" and
+// "metrics" for those two), "" if there is none.
+func (a *App) Addr(name string) string {
+	for _, s := range a.servers {
+		if s.name == name {
+			return s.Addr().String()
+		}
+	}
+	return ""
+}
+
+// Run serves until ctx ends, then stops in order. Bind comes first. It returns
+// an error if serving failed before it was asked to stop.
+func (a *App) Run(ctx context.Context) error {
+	failed := make(chan error, len(a.servers))
+	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWork()
+	fanoutDone := make(chan error, 1)
+	go func() { fanoutDone <- a.fanout.Run(work) }()
+	for _, s := range a.servers {
+		go func() {
+			if err := s.http.Serve(s.Listener); !errors.Is(err, http.ErrServerClosed) {
+				failed <- fmt.Errorf("listener %s: %w", s.name, err)
+			}
+		}()
+	}
+	a.ready.Store(true)
+	for _, s := range a.servers {
+		a.log.Info("listening", zap.String("listener", s.name), zap.Stringer("address", s.Addr()))
+	}
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	a.stop(stopWork)
+	return errors.Join(err, <-fanoutDone)
+}
+
+// How long fan-out attempts under way may take at a stop. What has no outcome
+// by then is cut.
+const attemptsAtStop = 3 * time.Second
+
+// stop ends the daemon: no longer ready, then draining, then closed, then what
+// is still pending is told.
+func (a *App) stop(stopWork context.CancelFunc) {
+	c := a.config.Shutdown
+	a.ready.Store(false)
+	a.log.Info("stopping", zap.Duration("readiness", c.Readiness.D()), zap.Duration("drain", c.Drain.D()))
+	time.Sleep(c.Readiness.D())
+
+	a.front.Drain()
+	if open := a.drain(c.Drain.D()); open > 0 {
+		a.log.Warn("drain time is over, cutting what is left", zap.Int64("connections", open))
+	}
+	for _, s := range a.servers {
+		if s.data != nil {
+			_ = s.http.Close()
+			s.data.closeConns() // hijacked ones, which net/http does not know any more
+		}
+	}
+	attempts, cancel := context.WithTimeout(context.Background(), attemptsAtStop)
+	defer cancel()
+	pending := a.fanout.Stop(attempts)
+	stopWork()
+	for _, p := range pending {
+		a.log.Warn("delivery still pending, lost with this process", pendingFields(p)...)
+	}
+	a.registry.close()
+	for _, s := range a.servers {
+		_ = s.http.Close()
+	}
+	a.log.Info("stopped", zap.Int("pending_deliveries", len(pending)))
+}
+
+// drain waits until no connection is open or limit has passed, and returns how
+// many are left. New ones are still served: whoever connects now has not heard
+// yet, and its answer says Connection: close.
+func (a *App) drain(limit time.Duration) (open int64) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	over := time.After(limit)
+	for {
+		open = 0
+		for _, s := range a.servers {
+			if s.data != nil {
+				open += s.data.open.Load()
+			}
+		}
+		if open == 0 {
+			return 0
+		}
+		select {
+		case <-tick.C:
+		case <-over:
+			return open
+		}
+	}
+}
+
+// stateChanged logs a backend's change of state, once.
+func (a *App) stateChanged(c pool.Change) {
+	fields := []zap.Field{
+		zap.String("pool", c.Backend.Pool), zap.String("backend", c.Backend.ID),
+		zap.String("from", c.From.Word()), zap.String("to", c.To.Word()),
+		zap.Strings("reasons", c.To.Reasons()),
+	}
+	if c.For > 0 {
+		fields = append(fields, zap.Duration("for", c.For))
+	}
+	a.log.Info("backend changed state", fields...)
+}

@@ -1,0 +1,163 @@
+package app
+
+import (
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"strconv"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"lb/internal/config"
+	"lb/internal/exchange"
+	"lb/internal/outcome"
+)
+
+// Logs are where lb writes: what it does, and one line a request.
+type Logs struct {
+	// Main is the operational log.
+	Main   *zap.Logger
+	access accessLog
+	buffer *zapcore.BufferedWriteSyncer // nil when access lines are written at once
+}
+
+// NewLogs returns logs in the configured format: the operational log on
+// stderr, the access log on stdout. Close flushes them.
+func NewLogs(c config.Log, stdout, stderr io.Writer) (*Logs, error) {
+	level, err := zapcore.ParseLevel(c.Level)
+	if err != nil {
+		return nil, fmt.Errorf("log.level: %w", err)
+	}
+	enc := zap.NewProductionEncoderConfig()
+	enc.TimeKey, enc.EncodeTime = "time", zapcore.RFC3339NanoTimeEncoder
+	enc.EncodeDuration = zapcore.StringDurationEncoder
+	encoder, accessEncoder := zapcore.NewJSONEncoder(enc), zapcore.Encoder(nil)
+	console := c.Format == "console"
+	if console {
+		enc.EncodeTime = zapcore.TimeEncoderOfLayout("15:04:05.000")
+		enc.EncodeLevel = zapcore.CapitalLevelEncoder
+		encoder = zapcore.NewConsoleEncoder(enc)
+		accessEncoder = zapcore.NewConsoleEncoder(zapcore.EncoderConfig{
+			TimeKey: "time", EncodeTime: enc.EncodeTime, MessageKey: "msg", LineEnding: zapcore.DefaultLineEnding,
+		})
+	} else {
+		accessEncoder = zapcore.NewJSONEncoder(zapcore.EncoderConfig{
+			TimeKey: "time", EncodeTime: zapcore.RFC3339NanoTimeEncoder, LineEnding: zapcore.DefaultLineEnding,
+		})
+	}
+	l := &Logs{Main: zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(stderr)), level))}
+	if c.Access.Enabled {
+		// Lines leave in blocks or after a second: a write for each would be
+		// the dearest thing that lb does for a request.
+		l.buffer = &zapcore.BufferedWriteSyncer{WS: zapcore.AddSync(stdout), FlushInterval: time.Second}
+		l.access = accessLog{
+			zap:     zap.New(zapcore.NewCore(accessEncoder, l.buffer, zapcore.InfoLevel)),
+			console: console, sample: c.Access.Sample,
+		}
+	}
+	return l, nil
+}
+
+// Close writes what is buffered.
+func (l *Logs) Close() {
+	if l.buffer != nil {
+		_ = l.buffer.Stop()
+	}
+	_ = l.Main.Sync() // fails on terminals, where nothing is buffered
+}
+
+// accessLog writes one line a request. The zero value writes nothing.
+type accessLog struct {
+	zap     *zap.Logger
+	console bool
+	sample  float64
+}
+
+// write logs a finished request. What a client sent is cut to a bounded length;
+// the encoder escapes it.
+func (a *accessLog) write(x *exchange.Exchange) {
+	if a.zap == nil {
+		return
+	}
+	code := codeOf(x)
+	if code == "" && a.sample < 1 && rand.Float64() >= a.sample {
+		return
+	}
+	path, backend := x.Target.RawPath, ""
+	if x.Backend != nil {
+		backend = x.Backend.ID
+	}
+	var routeName, poolName string
+	if x.Route != nil {
+		routeName = x.Route.Name
+		if x.Route.Pool != nil {
+			poolName = x.Route.Pool.Name
+		}
+	}
+	ms := float64(x.Took.Microseconds()) / 1000
+	if a.console {
+		line := fmt.Sprintf("%d %s %s", x.Status, printable(cut(x.Method, 32)), printable(cut(path, 256)))
+		if backend != "" {
+			line += fmt.Sprintf("  %s, attempt %d", backend, x.Attempts)
+		}
+		if code != "" {
+			line += "  " + string(code)
+		}
+		a.zap.Info(line + fmt.Sprintf("  %.1f ms", ms))
+		return
+	}
+	a.zap.Info("",
+		zap.String("request_id", x.Forward.RequestID),
+		zap.String("client", clientText(x)),
+		zap.String("method", cut(x.Method, 32)),
+		zap.String("host", cut(x.Host, 256)),
+		zap.String("path", cut(path, 2048)),
+		zap.Int("status", x.Status),
+		zap.Int64("bytes_in", x.BytesIn),
+		zap.Int64("bytes_out", x.BytesOut),
+		zap.Float64("duration_ms", ms),
+		zap.String("route", routeName),
+		zap.String("pool", poolName),
+		zap.String("backend", backend),
+		zap.Int("attempts", x.Attempts),
+		zap.Float64("queue_ms", 0),
+		zap.Uint64("generation", x.Snapshot.Generation),
+		zap.String("code", string(code)),
+	)
+}
+
+// codeOf names what went wrong, empty if nothing did.
+func codeOf(x *exchange.Exchange) outcome.Code {
+	switch {
+	case x.Outcome.Class == outcome.ClientGone:
+		return outcome.ClientClosed
+	case x.Failure != nil:
+		return x.Failure.Code
+	case x.Outcome.Class == outcome.Cut:
+		return outcome.CodeOf(outcome.Cut)
+	}
+	return ""
+}
+
+// clientText names the client, empty on a unix socket.
+func clientText(x *exchange.Exchange) string {
+	if !x.Client.IsValid() {
+		return ""
+	}
+	return x.Client.String()
+}
+
+// printable escapes what would do something to a terminal.
+func printable(s string) string {
+	q := strconv.QuoteToASCII(s)
+	return q[1 : len(q)-1]
+}
+
+func cut(s string, limit int) string {
+	if len(s) <= limit {
+		return s
+	}
+	return s[:limit]
+}

@@ -1,0 +1,131 @@
+// Package front is the data plane's http.Handler: it shows a request to
+// exchange, hands it to the carrier that exchange names, and writes what lb
+// answers itself.
+package front
+
+import (
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"lb/internal/exchange"
+	"lb/internal/fanout"
+	"lb/internal/outcome"
+	"lb/internal/proxy"
+)
+
+// Front serves the listeners of the data plane.
+type Front struct {
+	Decider *exchange.Decider
+	Proxy   *proxy.Proxy
+	Fanout  *fanout.Engine
+	// Metrics serves the routes that say `metrics: true`.
+	Metrics http.Handler
+
+	draining atomic.Bool
+}
+
+// Drain makes every answer from now on ask for its connection to be closed.
+func (f *Front) Drain() { f.draining.Store(true) }
+
+// Handler returns the handler for one listener. bodyIdle is the longest pause
+// that a client may make while it sends a body.
+func (f *Front) Handler(l *exchange.Listener, bodyIdle time.Duration) http.Handler {
+	h := &handler{front: f, bodyIdle: bodyIdle}
+	h.turns.New = func() any {
+		t := new(turn)
+		t.x.Listener = l
+		return t
+	}
+	return h
+}
+
+type handler struct {
+	front    *Front
+	bodyIdle time.Duration
+	turns    sync.Pool
+}
+
+// turn is what one request needs while it is served; it is used again.
+type turn struct {
+	x    exchange.Exchange
+	view view
+	w    writer
+	body *body // nil for a request without one
+}
+
+// ServeHTTP serves one request from its head to its last byte.
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	t := h.turns.Get().(*turn)
+	x := &t.x
+	t.view.reset(r)
+	t.w = writer{ResponseWriter: w, x: x, http10: !r.ProtoAtLeast(1, 1), draining: h.front.draining.Load()}
+	if r.ContentLength != 0 {
+		t.body = &body{ReadCloser: r.Body, control: http.NewResponseController(w), idle: h.bodyIdle}
+		r.Body = t.body
+	}
+	defer h.finish(t, r)
+
+	switch h.front.Decider.Begin(x, &t.view) {
+	case exchange.Proxy:
+		h.front.Proxy.Serve(&t.w, r, x)
+	case exchange.Fanout:
+		h.front.serveFanout(&t.w, r, x)
+	case exchange.Respond:
+		t.w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		t.w.answer(x.Route.Status, []byte(x.Route.Body))
+	case exchange.Metrics:
+		h.front.Metrics.ServeHTTP(&t.w, r)
+	case exchange.Status:
+		h.front.serveStatus(&t.w, x)
+	case exchange.Refuse:
+		t.w.refuse(x.Failure)
+	}
+}
+
+// finish closes the request's record. It runs also when a carrier panics to
+// break the connection off, and lets that panic go on.
+func (h *handler) finish(t *turn, r *http.Request) {
+	x := &t.x
+	if t.body != nil {
+		x.BytesIn = t.body.read.Load()
+		t.body.abandon()
+	}
+	if t.w.tunnel != nil {
+		x.BytesIn, x.BytesOut = t.w.tunnel.in.Load(), t.w.tunnel.out.Load()
+	}
+	switch {
+	case t.w.broken != nil, x.Status == 0 && r.Context().Err() != nil:
+		x.Outcome.Class = outcome.ClientGone
+		if x.Status == 0 {
+			x.Status = outcome.StatusClientClosed
+		}
+	case t.w.short():
+		x.Outcome.Class = outcome.Cut
+	}
+	h.front.Decider.Finish(x)
+	t.w, t.body = writer{}, nil
+	t.view.reset(nil)
+	x.Reset()
+	h.turns.Put(t)
+}
+
+// serveStatus answers under the reserved prefix.
+func (f *Front) serveStatus(w *writer, x *exchange.Exchange) {
+	id, ok := strings.CutPrefix(x.Target.Path, exchange.Reserved+"fanout/")
+	if x.Method != http.MethodGet && x.Method != http.MethodHead {
+		x.Allow = []string{http.MethodGet, http.MethodHead}
+		w.refuse(&outcome.Error{Code: outcome.MethodNotAllowed, Detail: "this path takes GET, HEAD"})
+		return
+	}
+	if ok {
+		if s, known := f.Fanout.Status(id); known {
+			w.Header().Set("Cache-Control", "no-store")
+			w.json(http.StatusOK, s)
+			return
+		}
+	}
+	w.refuse(&outcome.Error{Code: outcome.NoRoute, Detail: "no fan-out has this id, or it was settled too long ago"})
+}

@@ -1,0 +1,164 @@
+package front
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync/atomic"
+
+	"lb/internal/exchange"
+	"lb/internal/outcome"
+	"lb/internal/problem"
+)
+
+// writer is the way to the client: it keeps the record up to date, and keeps
+// net/http from adding what the backend did not say.
+type writer struct {
+	http.ResponseWriter
+	x        *exchange.Exchange
+	http10   bool // the client speaks HTTP/1.0: no 1xx may go to it
+	draining bool
+	length   int64 // Content-Length of the answer, -1 if unknown
+	broken   error // the first error in writing to the client
+	tunnel   *tunnel
+}
+
+// WriteHeader sends an interim or the final head.
+func (w *writer) WriteHeader(status int) {
+	if status < 200 && status != http.StatusSwitchingProtocols {
+		// net/http itself sends 100 when the body is first read.
+		if status != http.StatusContinue && !w.http10 {
+			w.x.HeadSent.Store(true)
+			w.ResponseWriter.WriteHeader(status)
+		}
+		return
+	}
+	h := w.Header()
+	if id := w.x.Forward.RequestID; id != "" {
+		h["X-Request-Id"] = []string{id}
+	}
+	if _, ok := h["Content-Type"]; !ok {
+		h["Content-Type"] = nil // nothing is sniffed
+	}
+	if w.draining && status != http.StatusSwitchingProtocols {
+		h.Set("Connection", "close")
+	}
+	w.length = -1
+	if cl := h["Content-Length"]; len(cl) == 1 {
+		if n, err := strconv.ParseInt(cl[0], 10, 64); err == nil {
+			w.length = n
+		}
+	}
+	w.x.Status = status
+	w.x.HeadSent.Store(true)
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Write sends a piece of the body. A piece that is not the last one does not
+// wait in a buffer for the next: whoever streams means it.
+func (w *writer) Write(p []byte) (int, error) {
+	if w.x.Status == 0 {
+		w.WriteHeader(http.StatusOK)
+	}
+	n, err := w.ResponseWriter.Write(p)
+	if w.x.Method != http.MethodHead {
+		w.x.BytesOut += int64(n)
+	}
+	if err == nil && w.length >= 0 && w.x.BytesOut < w.length {
+		err = http.NewResponseController(w.ResponseWriter).Flush()
+	}
+	w.note(err)
+	return n, err
+}
+
+// FlushError sends what is buffered.
+func (w *writer) FlushError() error {
+	if w.x.Status == 0 {
+		w.WriteHeader(http.StatusOK)
+	}
+	err := http.NewResponseController(w.ResponseWriter).Flush()
+	w.note(err)
+	return err
+}
+
+// note keeps the first error in writing to the client.
+func (w *writer) note(err error) {
+	if err != nil && w.broken == nil && !errors.Is(err, http.ErrBodyNotAllowed) {
+		w.broken = err
+	}
+}
+
+// Hijack hands the connection to a tunnel. Bytes that the client has sent
+// already are read first: httputil itself would lose them.
+func (w *writer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err != nil {
+		return conn, rw, err
+	}
+	w.x.Status = http.StatusSwitchingProtocols
+	w.x.HeadSent.Store(true)
+	w.tunnel = &tunnel{Conn: conn, early: rw.Reader}
+	return w.tunnel, rw, nil
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (w *writer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// short reports whether the body broke off before its announced end.
+func (w *writer) short() bool {
+	return w.length > w.x.BytesOut && w.x.Method != http.MethodHead && w.x.Status != http.StatusNotModified
+}
+
+// refuse answers with an error of lb's own.
+func (w *writer) refuse(e *outcome.Error) {
+	w.x.Failure = e
+	if len(w.x.Allow) > 0 {
+		w.Header().Set("Allow", strings.Join(w.x.Allow, ", "))
+	}
+	problem.Write(w, e, w.x.Forward.RequestID)
+}
+
+// answer sends a whole answer. The Content-Type is the caller's to set.
+func (w *writer) answer(status int, body []byte) {
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(status)
+	_, _ = w.Write(body) // noted in broken
+}
+
+// json sends v, which always marshals, as an answer of lb's own.
+func (w *writer) json(status int, v any) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.answer(status, append(b, '\n'))
+}
+
+// tunnel is a hijacked connection that gives early bytes first, and counts.
+type tunnel struct {
+	net.Conn
+	early   *bufio.Reader
+	in, out atomic.Int64
+}
+
+func (t *tunnel) Read(p []byte) (int, error) {
+	var r io.Reader = t.Conn
+	if n := t.early.Buffered(); n > 0 {
+		r, p = t.early, p[:min(n, len(p))]
+	}
+	n, err := r.Read(p)
+	t.in.Add(int64(n))
+	return n, err
+}
+
+func (t *tunnel) Write(p []byte) (int, error) {
+	n, err := t.Conn.Write(p)
+	t.out.Add(int64(n))
+	return n, err
+}

@@ -1,0 +1,100 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+	"sync/atomic"
+)
+
+// replayLimit is how much of a request body is kept for another attempt.
+const replayLimit = 64 << 10
+
+// body is the client's request body, read once and handed to one attempt after
+// the other. The transport closes the body it is given, even when the dial
+// failed and nothing was sent; here that closes the attempt's view alone.
+type body struct {
+	client io.Reader
+	failed atomic.Pointer[error] // how reading from the client failed, if it did
+	lost   atomic.Bool           // bytes were read that are not kept
+
+	// Held while reading from the client, so that bytes which an attempt that
+	// was given up is still waiting for reach the next one.
+	mu   sync.Mutex
+	keep bool
+	kept []byte
+	read int   // bytes read from the client
+	end  error // io.EOF or the failure, once there
+}
+
+// newBody returns the body of one request. It keeps what is read for another
+// attempt if keep is set and the length (-1 if unknown) allows it.
+func newBody(client io.Reader, length int64, keep bool) *body {
+	return &body{client: client, keep: keep && length <= replayLimit}
+}
+
+// replayable reports whether another attempt can have the whole body.
+func (b *body) replayable() bool { return b == nil || !b.lost.Load() }
+
+// broken returns the error that reading from the client ended with, if any.
+func (b *body) broken() error {
+	if b == nil {
+		return nil
+	}
+	if err := b.failed.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// attempt returns the body for one attempt, from its first byte.
+func (b *body) attempt() io.ReadCloser { return &attemptBody{body: b} }
+
+type attemptBody struct {
+	body   *body
+	at     int
+	closed atomic.Bool
+}
+
+var errBytesLost = errors.New("an earlier attempt read more of the body than is kept")
+
+func (a *attemptBody) Read(p []byte) (int, error) {
+	b := a.body
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case a.closed.Load():
+		return 0, http.ErrBodyReadAfterClose
+	case a.at < len(b.kept):
+		n := copy(p, b.kept[a.at:])
+		a.at += n
+		return n, nil
+	case a.at < b.read:
+		return 0, errBytesLost
+	case b.end != nil:
+		return 0, b.end
+	}
+	n, err := b.client.Read(p)
+	a.at += n
+	b.read += n
+	if b.keep = b.keep && b.read <= replayLimit; b.keep {
+		b.kept = append(b.kept, p[:n]...)
+	} else if n > 0 {
+		b.kept = nil
+		b.lost.Store(true)
+	}
+	if err != nil {
+		b.end = err
+		if !errors.Is(err, io.EOF) {
+			b.failed.Store(&err)
+		}
+	}
+	return n, err
+}
+
+// Close ends this attempt's reading. It does not wait for a read under way.
+func (a *attemptBody) Close() error {
+	a.closed.Store(true)
+	return nil
+}

@@ -1,0 +1,273 @@
+// Package proxy carries a request to one backend: the one
+// httputil.ReverseProxy, with exchange deciding in its RoundTrip, so that a
+// retry happens before a byte of a response has gone to the client.
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"lb/internal/exchange"
+	"lb/internal/outcome"
+	"lb/internal/problem"
+	"lb/internal/transport"
+)
+
+// Proxy is the carrier for one backend. Safe for concurrent use.
+type Proxy struct {
+	decider    *exchange.Decider
+	transports *transport.Set
+	reverse    *httputil.ReverseProxy
+}
+
+// New returns a carrier that asks d and sends over transports. What httputil
+// has to say goes to logger; it is about single connections, and debug at most.
+func New(d *exchange.Decider, transports *transport.Set, logger *log.Logger) *Proxy {
+	p := &Proxy{decider: d, transports: transports}
+	p.reverse = &httputil.ReverseProxy{
+		Rewrite:      rewrite,
+		Transport:    p,
+		BufferPool:   new(buffers),
+		ErrorHandler: answerError,
+		ErrorLog:     logger,
+	}
+	return p
+}
+
+// flight is one request on its way through httputil: the context that its
+// attempts run under, and what belongs to it. It is not pooled, because the
+// transport's goroutines may hold the context for longer than the request.
+type flight struct {
+	context.Context
+	cancel  context.CancelFunc
+	x       *exchange.Exchange
+	client  context.Context // ends when the client leaves
+	body    *body           // nil for a request without one
+	timer   *time.Timer
+	expired atomic.Bool
+}
+
+type flightKey struct{}
+
+// Value makes the flight findable from the contexts derived from it.
+func (f *flight) Value(key any) any {
+	if key == (flightKey{}) {
+		return f
+	}
+	return f.Context.Value(key)
+}
+
+// expire ends the flight when the route's timeout is over.
+func (f *flight) expire() {
+	f.expired.Store(true)
+	f.cancel()
+}
+
+// Serve carries r, for which Begin said Proxy, and answers on w. It returns
+// when the last byte has been sent or the tunnel has closed; like httputil it
+// panics with http.ErrAbortHandler when a response breaks off after its head.
+func (p *Proxy) Serve(w http.ResponseWriter, r *http.Request, x *exchange.Exchange) {
+	f := &flight{x: x, client: r.Context()}
+	f.Context, f.cancel = context.WithCancel(r.Context())
+	defer f.cancel()
+	f.timer = time.AfterFunc(x.Route.Timeout, f.expire)
+	defer f.timer.Stop()
+	if !websocketHandshake(r) {
+		r.Header.Del("Upgrade") // httputil would tunnel any token that a backend mirrors
+	}
+	p.reverse.ServeHTTP(w, r.WithContext(f))
+}
+
+// websocketHandshake reports whether r may become a tunnel: RFC 6455 §4.1. With
+// a body it may not: bytes of a body must not be taken for frames.
+func websocketHandshake(r *http.Request) bool {
+	return strings.EqualFold(r.Header.Get("Upgrade"), "websocket") &&
+		r.Method == http.MethodGet && r.ProtoAtLeast(1, 1) && r.ContentLength == 0
+}
+
+// rewrite turns httputil's copy of the request into what the backend gets. By
+// now hop-by-hop fields and those named in Connection are gone.
+func rewrite(pr *httputil.ProxyRequest) {
+	f := pr.In.Context().Value(flightKey{}).(*flight)
+	target, out := &f.x.Target, pr.Out
+
+	u := out.URL
+	u.Scheme, u.Host = "http", "backend" // the transport knows the address; Host is the client's
+	u.RawQuery, u.ForceQuery = target.RawQuery, target.HasQuery
+	if !strings.HasPrefix(target.RawPath, "//") {
+		// Verbatim. (Two slashes would be read as an authority; such a path
+		// holds nothing that net/url would change.)
+		u.Opaque = target.RawPath
+	}
+
+	forward := &f.x.Forward
+	for name := range out.Header {
+		if exchange.Withheld(name, forward.Trusted) {
+			delete(out.Header, name)
+		}
+	}
+	values := make([]string, 0, 4) // one allocation for all
+	set := func(name, value string) {
+		if value == "" {
+			delete(out.Header, name)
+			return
+		}
+		values = append(values, value)
+		out.Header[name] = values[len(values)-1 : len(values) : len(values)]
+	}
+	set("X-Forwarded-For", forward.For)
+	set("X-Forwarded-Host", forward.Host)
+	set("X-Forwarded-Proto", forward.Proto)
+	set("X-Request-Id", forward.RequestID)
+	out.Trailer = nil // trailers could pose as fields that were checked before
+}
+
+// RoundTrip tries backends, as exchange says, until there is a response to pass
+// on or nothing is left to try.
+func (p *Proxy) RoundTrip(req *http.Request) (*http.Response, error) {
+	f := req.Context().Value(flightKey{}).(*flight)
+	x := f.x
+	if req.Body != nil {
+		f.body = newBody(req.Body, req.ContentLength, x.MayRetry())
+	}
+	attempt := req
+	var res *http.Response
+	var o outcome.Outcome
+	for {
+		x.Replayable = f.body.replayable()
+		switch p.decider.Next(x, o) {
+		case exchange.Pass:
+			return res, nil
+		case exchange.Fail:
+			return nil, x.Failure
+		}
+		if res != nil {
+			discard(res)
+			f.timer.Reset(time.Until(x.Start.Add(x.Route.Timeout)))
+		}
+		if x.Attempts > 1 {
+			attempt = req.Clone(req.Context()) // goroutines of the last attempt may still read its fields
+		}
+		if f.body != nil {
+			attempt.Body = f.body.attempt()
+		}
+		var err error
+		if res, err = p.transports.For(x.Backend).RoundTrip(attempt); err == nil {
+			err = checkAnswer(attempt, res)
+		}
+		o = f.judge(res, err)
+		if err != nil {
+			res = nil
+		}
+	}
+}
+
+// judge says how an attempt ended. What the client did comes first: when it
+// leaves or its body breaks off, the error may look like the backend's.
+func (f *flight) judge(res *http.Response, err error) outcome.Outcome {
+	switch {
+	case err == nil && f.timer.Stop(): // from the head on, only idle timeouts count
+		return outcome.FromStatus(res.StatusCode)
+	case err == nil:
+		_ = res.Body.Close()
+		return outcome.Outcome{Class: outcome.Timeout, Err: outcome.ErrTimeout}
+	case f.client.Err() != nil:
+		return outcome.Outcome{Class: outcome.ClientGone, Err: err}
+	case f.body.broken() != nil:
+		return outcome.Outcome{Class: bodyClass(f.body.broken()), Err: f.body.broken()}
+	case f.expired.Load():
+		return outcome.Outcome{Class: outcome.Timeout, Err: err}
+	}
+	return outcome.FromError(err)
+}
+
+// bodyClass tells a client that went away from one that sent nonsense or
+// nothing for too long.
+func bodyClass(err error) outcome.Class {
+	var netErr net.Error
+	if errors.As(err, &netErr) && !netErr.Timeout() || errors.Is(err, io.ErrUnexpectedEOF) {
+		return outcome.ClientGone
+	}
+	return outcome.ClientFault
+}
+
+// checkAnswer refuses, and closes, what net/http lets through but a client must
+// not see: a status that is none, and a switch of protocols nobody asked for.
+// Of a true switch it takes away the hop-by-hop fields, which httputil forgets.
+func checkAnswer(req *http.Request, res *http.Response) error {
+	switch {
+	case res.StatusCode < 100:
+		_ = res.Body.Close()
+		return fmt.Errorf("%w: status %03d", outcome.ErrInvalidAnswer, res.StatusCode)
+	case res.StatusCode != http.StatusSwitchingProtocols:
+		return nil
+	case req.Header.Get("Upgrade") == "" || !strings.EqualFold(res.Header.Get("Upgrade"), "websocket"):
+		_ = res.Body.Close()
+		return fmt.Errorf("%w: switched protocols unasked", outcome.ErrInvalidAnswer)
+	}
+	for _, line := range res.Header["Connection"] {
+		for name := range strings.SplitSeq(line, ",") {
+			if name = strings.TrimSpace(name); !strings.EqualFold(name, "Upgrade") {
+				res.Header.Del(name)
+			}
+		}
+	}
+	for _, name := range []string{"Keep-Alive", "Proxy-Authenticate", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding"} {
+		res.Header.Del(name)
+	}
+	res.Header.Set("Connection", "Upgrade")
+	return nil
+}
+
+// discard gives a response up for another attempt. A short body has come with
+// its head and is read, so that the connection can be used again.
+func discard(res *http.Response) {
+	const short = 4 << 10
+	if 0 <= res.ContentLength && res.ContentLength <= short {
+		_, _ = io.CopyN(io.Discard, res.Body, short)
+	}
+	_ = res.Body.Close()
+}
+
+// answerError answers a request that got no response to pass on.
+func answerError(w http.ResponseWriter, r *http.Request, err error) {
+	f := r.Context().Value(flightKey{}).(*flight)
+	var failure *outcome.Error
+	if !errors.As(err, &failure) { // httputil's own, before or after RoundTrip
+		failure = &outcome.Error{Code: outcome.BackendInvalid, Detail: "the switch of protocols failed", Err: err}
+	}
+	f.x.Failure = failure
+	if failure.Code == outcome.ClientClosed {
+		panic(http.ErrAbortHandler) // there is nobody to answer
+	}
+	if failure.Code == outcome.BadRequest {
+		w.Header().Set("Connection", "close") // the rest of the body is of no use
+	}
+	problem.Write(w, failure, f.x.Forward.RequestID)
+}
+
+// buffers lends httputil the buffers that bodies are copied through.
+type buffers struct{ pool sync.Pool }
+
+// 32 KiB is what io.Copy and httputil use; a fixed array behind a pointer keeps
+// the pool from allocating.
+type buffer [32 << 10]byte
+
+func (b *buffers) Get() []byte {
+	if p, ok := b.pool.Get().(*buffer); ok {
+		return p[:]
+	}
+	return new(buffer)[:]
+}
+
+func (b *buffers) Put(p []byte) { b.pool.Put((*buffer)(p)) }
