@@ -1,0 +1,110 @@
+package config
+
+import "time"
+
+// DefaultPolicy is the policy of a pool that names none.
+const DefaultPolicy = "roundrobin"
+
+// Default returns a configuration without listeners, pools and routes, with
+// every scalar at its default.
+func Default() *Config {
+	c := new(Config)
+	c.SetDefaults()
+	return c
+}
+
+// SetDefaults sets what holds where the file is silent: admin on loopback, no
+// metrics listener, 30 s of drain, JSON logs at level info with every request.
+func (c *Config) SetDefaults() {
+	c.Admin.SetDefaults()
+	c.Shutdown = Shutdown{Drain: seconds(30)}
+	c.Log.SetDefaults()
+}
+
+// Complete fills what depends on other values, once all is read: a backend's
+// ID is its address if none was given, a pool's policy is DefaultPolicy, and
+// an alias of a policy becomes its name.
+func (c *Config) Complete() {
+	for i := range c.Pools {
+		p := &c.Pools[i]
+		if p.Policy.Name == "" {
+			p.Policy.Name = DefaultPolicy
+		}
+		if name, ok := policyAliases[p.Policy.Name]; ok {
+			p.Policy.Name = name
+		}
+		for j := range p.Backends {
+			if b := &p.Backends[j]; b.ID == "" {
+				b.ID = b.Address
+			}
+		}
+	}
+}
+
+// SetDefaults sets :8080 and the bounds on slow and large requests.
+func (l *Listener) SetDefaults() {
+	*l = Listener{
+		Address:  ":8080",
+		Timeouts: ListenerTimeouts{Header: seconds(10), BodyIdle: seconds(30), WriteIdle: seconds(30), Idle: seconds(75)},
+		Limits:   ListenerLimits{HeaderBytes: 64 << 10, HeaderFields: 100},
+	}
+}
+
+// SetDefaults sets the policy, the retry budget and the transport's bounds.
+func (p *Pool) SetDefaults() {
+	*p = Pool{
+		Policy:      Policy{Name: DefaultPolicy},
+		RetryBudget: RetryBudget{Ratio: 0.2, PerSecond: 3},
+		Transport: Transport{
+			Connect:           seconds(2),
+			ResponseHeader:    seconds(60),
+			Idle:              seconds(55),
+			MaxIdlePerBackend: 256,
+		},
+	}
+}
+
+// SetDefaults sets weight 1. The ID follows in Complete.
+func (b *Backend) SetDefaults() { *b = Backend{Weight: 1} }
+
+// SetDefaults sets 60 s to the response head and one retry, for reset
+// connections and the statuses 502, 503 and 504.
+func (p *Proxy) SetDefaults() {
+	*p = Proxy{
+		Timeout: seconds(60),
+		Retry:   Retry{Attempts: 1, On: []string{"reset", "502", "503", "504"}},
+	}
+}
+
+// SetDefaults sets success 201, the statuses that reject a write, and the
+// bounds on waiting, retrying and what may be pending.
+func (f *Fanout) SetDefaults() {
+	*f = Fanout{
+		Success:        []int{201},
+		Reject:         []int{400, 401, 403, 404, 405, 409, 410, 413, 415, 422},
+		Already:        []int{409},
+		Ack:            "all",
+		Wait:           seconds(30),
+		AttemptTimeout: seconds(10),
+		Backoff: Backoff{
+			Base:        seconds(1),
+			Cap:         seconds(64),
+			Jitter:      Duration(100 * time.Millisecond),
+			MaxAttempts: 100,
+			MaxAge:      Duration(24 * time.Hour),
+		},
+		MaxBody:         1 << 20,
+		MaxPending:      100000,
+		MaxPendingBytes: 1 << 30,
+	}
+}
+
+// SetDefaults sets loopback, port 9901.
+func (a *Admin) SetDefaults() { *a = Admin{Address: "127.0.0.1:9901"} }
+
+// SetDefaults sets level info, format json, and every request in the access log.
+func (l *Log) SetDefaults() {
+	*l = Log{Level: "info", Format: "json", Access: AccessLog{Enabled: true, Sample: 1}}
+}
+
+func seconds(n int) Duration { return Duration(time.Duration(n) * time.Second) }

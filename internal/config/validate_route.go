@@ -1,0 +1,219 @@
+package config
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+func (v *validator) routes() {
+	names := v.names("routes")
+	matches := make(map[string]int)
+	for i, r := range v.config.Routes {
+		at := fmt.Sprintf("routes[%d]", i)
+		names(at+".name", r.Name)
+		v.action(at, r)
+		v.match(at+".match", r.Match)
+		key := matchKey(r.Match)
+		if first, taken := matches[key]; taken {
+			v.warn(at+".match", "", "never reached: routes[%d] %s has the same match", first, Quote(v.config.Routes[first].Name))
+		} else {
+			matches[key] = i
+		}
+		if r.Proxy != nil {
+			v.proxy(at+".proxy", r.Proxy)
+		}
+		if r.Fanout != nil {
+			v.fanout(at+".fanout", r.Fanout)
+			v.fanoutMethods(at+".match.methods", r.Match.Methods)
+		}
+		if r.Respond != nil {
+			v.respond(at+".respond", r.Respond)
+		}
+	}
+}
+
+// action judges that a route does exactly one thing.
+func (v *validator) action(at string, r Route) {
+	var actions []string
+	for _, a := range []struct {
+		name string
+		set  bool
+	}{
+		{"proxy", r.Proxy != nil}, {"fanout", r.Fanout != nil}, {"metrics", r.Metrics}, {"respond", r.Respond != nil},
+	} {
+		if a.set {
+			actions = append(actions, a.name)
+		}
+	}
+	switch {
+	case len(actions) == 0:
+		v.fail(at, "add one of proxy, fanout, metrics and respond", "the route does nothing")
+	case len(actions) > 1:
+		v.fail(at, "a route does exactly one thing", "has %s", strings.Join(actions, " and "))
+	case r.Required && r.Proxy == nil && r.Fanout == nil:
+		v.fail(at+".required", "take it out", "only a route with a pool can be required")
+	}
+}
+
+var methodBytes = strings.ReplaceAll(nameBytes, "-", "") + "!#$%&'*+-.^`|~"
+
+func (v *validator) match(at string, m Match) {
+	for i, host := range m.Hosts {
+		v.advise(fmt.Sprintf("%s.hosts[%d]", at, i), checkHost(host))
+	}
+	seen := make(map[string]bool)
+	for i, method := range m.Methods {
+		path, upper := fmt.Sprintf("%s.methods[%d]", at, i), strings.ToUpper(method)
+		switch {
+		case !only(method, methodBytes):
+			v.fail(path, "write one such as GET", "%s is not a method", Quote(method))
+		case upper == "CONNECT" || upper == "TRACE":
+			v.fail(path, "such requests are always answered 405", "method %s cannot be routed", upper)
+		case upper != method:
+			v.fail(path, fmt.Sprintf("write %q", upper), "methods are upper case, and %s is not", Quote(method))
+		case seen[method]:
+			v.fail(path, "", "%s is in the list twice", method)
+		}
+		seen[method] = true
+	}
+	if m.Path != "" && m.PathPrefix != "" {
+		v.fail(at+".path_prefix", "keep one of them", "path and path_prefix cannot both be given")
+	}
+	v.path(at+".path", m.Path)
+	v.path(at+".path_prefix", m.PathPrefix)
+}
+
+var escape = regexp.MustCompile(`%[0-9A-Fa-f]{2}`)
+
+// path judges a path that requests are compared with. What could never be
+// equal to a request's decoded path is a problem.
+func (v *validator) path(at, path string) {
+	switch {
+	case path == "":
+	case strings.Contains(path, "://"):
+		v.fail(at, "write the path alone, and the host under hosts", "%s is a URL", Quote(path))
+	case path[0] != '/':
+		v.fail(at, fmt.Sprintf("write %s", Quote("/"+path)), "%s does not begin with /", Quote(path))
+	case strings.ContainsAny(path, "?#"):
+		v.fail(at, fmt.Sprintf("write %s", Quote(path[:strings.IndexAny(path, "?#")])), "%s has a query or a fragment", Quote(path))
+	case escape.MatchString(path):
+		v.fail(at, "write it decoded, as it is compared", "%s has a percent-escape", Quote(path))
+	case strings.ContainsFunc(path, func(r rune) bool { return r == '\\' || r < ' ' || r == 0x7f }):
+		v.fail(at, "such requests are always answered 400", "%s has a backslash or a control character", Quote(path))
+	case dotted(path):
+		v.fail(at, "such requests are always answered 400", "%s has a . or .. segment", Quote(path))
+	case path == "/.lb" || strings.HasPrefix(path, "/.lb/"):
+		v.fail(at, "choose another path", "/.lb/ is reserved for lb itself")
+	}
+}
+
+func dotted(path string) bool {
+	for segment := range strings.SplitSeq(path, "/") {
+		if segment == "." || segment == ".." {
+			return true
+		}
+	}
+	return false
+}
+
+// matchKey is equal for two matches that take the same requests.
+func matchKey(m Match) string {
+	hosts, methods := make([]string, len(m.Hosts)), slices.Clone(m.Methods)
+	for i, h := range m.Hosts {
+		hosts[i] = strings.TrimSuffix(strings.ToLower(h), ".")
+	}
+	if slices.Contains(methods, "GET") {
+		methods = append(methods, "HEAD")
+	}
+	slices.Sort(hosts)
+	slices.Sort(methods)
+	return fmt.Sprintf("%q %q %q %q", slices.Compact(hosts), slices.Compact(methods), m.Path, m.PathPrefix)
+}
+
+// pool judges a route's reference to a pool.
+func (v *validator) pool(path, name string) {
+	switch {
+	case name == "":
+		v.fail(path, "write the name of a pool", "is missing")
+	case !v.pools[name]:
+		v.fail(path, DidYouMean(name, v.poolNames), "no pool %s", Quote(name))
+	}
+}
+
+func (v *validator) proxy(at string, p *Proxy) {
+	v.pool(at+".pool", p.Pool)
+	v.positive(at+".timeout", p.Timeout)
+	if p.Retry.Attempts < 0 || p.Retry.Attempts > 10 {
+		v.fail(at+".retry.attempts", "", "must be from 0 to 10, and is %d", p.Retry.Attempts)
+	}
+	seen := make(map[string]bool)
+	for i, on := range p.Retry.On {
+		path := fmt.Sprintf("%s.retry.on[%d]", at, i)
+		status, err := strconv.Atoi(on)
+		switch {
+		case seen[on]:
+			v.fail(path, "", "%s is in the list twice", Quote(on))
+		case on == "reset":
+		case err != nil || len(on) != 3 || status < 400 || status > 599:
+			suggestion := "write reset or a status from 400 to 599"
+			if Suggest(on, []string{"reset"}) != "" {
+				suggestion = `did you mean "reset"?`
+			}
+			v.fail(path, suggestion, "%s cannot be retried on", Quote(on))
+		}
+		seen[on] = true
+	}
+}
+
+func (v *validator) fanout(at string, f *Fanout) {
+	v.pool(at+".pool", f.Pool)
+	if len(f.Success) == 0 {
+		v.fail(at+".success", "write at least one status, such as [201]", "is empty: no delivery could ever succeed")
+	}
+	v.statuses(at+".success", f.Success, 200, 299)
+	v.statuses(at+".reject", f.Reject, 400, 599)
+	v.statuses(at+".already", f.Already, 400, 599)
+	v.oneOf(at+".ack", "ack", f.Ack, "all", "first", "quorum")
+	v.notNegative(at+".wait", f.Wait)
+	v.positive(at+".attempt_timeout", f.AttemptTimeout)
+	v.positive(at+".backoff.base", f.Backoff.Base)
+	v.positive(at+".backoff.cap", f.Backoff.Cap)
+	v.notNegative(at+".backoff.jitter", f.Backoff.Jitter)
+	v.positive(at+".backoff.max_age", f.Backoff.MaxAge)
+	if f.Backoff.Cap > 0 && f.Backoff.Base > f.Backoff.Cap {
+		v.fail(at+".backoff.base", "", "must not be more than cap, which is %s, and is %s", f.Backoff.Cap, f.Backoff.Base)
+	}
+	v.least(at+".backoff.max_attempts", f.Backoff.MaxAttempts, 1)
+	v.positiveSize(at+".max_body", f.MaxBody)
+	v.least(at+".max_pending", f.MaxPending, 1)
+	v.positiveSize(at+".max_pending_bytes", f.MaxPendingBytes)
+	if f.MaxPendingBytes > 0 && f.MaxBody > f.MaxPendingBytes {
+		v.fail(at+".max_body", "", "must not be more than max_pending_bytes, which is %s, and is %s", f.MaxPendingBytes, f.MaxBody)
+	}
+}
+
+// fanoutMethods judges that a fan-out takes writes only.
+func (v *validator) fanoutMethods(path string, methods []string) {
+	if len(methods) == 0 {
+		v.fail(path, "write those that change something, such as [POST]", "a fan-out needs methods")
+	}
+	for i, method := range methods {
+		if m := strings.ToUpper(method); m == "GET" || m == "HEAD" || m == "OPTIONS" {
+			v.fail(fmt.Sprintf("%s[%d]", path, i), "send reads to one backend with proxy", "a fan-out repeats writes, and %s is none", m)
+		}
+	}
+}
+
+func (v *validator) respond(at string, r *Respond) {
+	switch {
+	case r.Status == 0:
+		v.fail(at+".status", "write one from 200 to 599", "is missing")
+	case r.Status < 200 || r.Status > 599:
+		v.fail(at+".status", "", "must be from 200 to 599, and is %d", r.Status)
+	case (r.Status == 204 || r.Status == 304) && r.Body != "":
+		v.fail(at+".body", "take it out", "a response %d has no body", r.Status)
+	}
+}
