@@ -77,13 +77,9 @@ func New(o Options) (*App, error) {
 		Sender:  fanout.NewHTTPSender(&a.registry.transports),
 		Events:  newFanoutEvents(a),
 	})
-	debug, err := zap.NewStdLogAt(a.log, zap.DebugLevel)
-	if err != nil {
-		return nil, err
-	}
 	a.front = &front.Front{
 		Decider: a.decider, Fanout: a.fanout, Metrics: a.metrics.Handler(),
-		Proxy: proxy.New(a.decider, &a.registry.transports, debug),
+		Proxy: proxy.New(a.decider, &a.registry.transports, netLog(a.log)),
 	}
 	a.metrics.SetGeneration(generation)
 	a.metrics.SetBackends(backend.States, a.backendSamples)
@@ -96,10 +92,7 @@ var ErrBind = errors.New("cannot bind")
 
 // Bind binds every socket of the configuration, or none.
 func (a *App) Bind(ctx context.Context) (err error) {
-	debug, err := zap.NewStdLogAt(a.log, zap.DebugLevel)
-	if err != nil {
-		return err
-	}
+	logger := netLog(a.log)
 	defer func() {
 		if err != nil {
 			for _, s := range a.servers {
@@ -127,7 +120,7 @@ func (a *App) Bind(ctx context.Context) (err error) {
 		data := newListener(l, c.Timeouts.WriteIdle.D(), c.Limits.Connections)
 		a.servers = append(a.servers, &server{
 			name: c.Name, data: data, Listener: data,
-			http: dataServer(c, a.front.Handler(compiled, c.Timeouts.BodyIdle.D()), debug),
+			http: dataServer(c, a.front.Handler(compiled, c.Timeouts.BodyIdle.D()), logger),
 		})
 	}
 	if address := a.config.Metrics.Address; address != "" {
@@ -135,7 +128,7 @@ func (a *App) Bind(ctx context.Context) (err error) {
 		if err != nil {
 			return err
 		}
-		a.servers = append(a.servers, &server{name: "metrics", Listener: l, http: smallServer(a.metricsOnly(), debug)})
+		a.servers = append(a.servers, &server{name: "metrics", Listener: l, http: smallServer(a.metricsOnly(), logger)})
 	}
 	if address := a.config.Admin.Address; address != "" {
 		l, err := bind("admin", address)
@@ -145,7 +138,7 @@ func (a *App) Bind(ctx context.Context) (err error) {
 		h := admin.New(admin.Options{
 			Token: a.options.AdminToken, Hosts: a.config.Admin.Hosts, Logger: a.log.Sugar().Infow,
 		}, a, a.metrics.Handler())
-		a.servers = append(a.servers, &server{name: "admin", Listener: l, http: smallServer(h, debug)})
+		a.servers = append(a.servers, &server{name: "admin", Listener: l, http: smallServer(h, logger)})
 	}
 	return nil
 }
@@ -160,6 +153,8 @@ func dataServer(c config.Listener, h http.Handler, l *log.Logger) *http.Server {
 		IdleTimeout:       c.Timeouts.Idle.D(),
 		MaxHeaderBytes:    max(1, int(c.Limits.HeaderBytes)-headSlack),
 		ErrorLog:          l,
+		// OPTIONS * too is answered, counted and logged like any other.
+		DisableGeneralOptionsHandler: true,
 	}
 }
 
@@ -228,9 +223,14 @@ func (a *App) Run(ctx context.Context) error {
 	return errors.Join(err, <-fanoutDone)
 }
 
-// How long fan-out attempts under way may take at a stop. What has no outcome
-// by then is cut.
-const attemptsAtStop = 3 * time.Second
+const (
+	// How long fan-out attempts under way may take at a stop. What has no
+	// outcome by then is cut.
+	attemptsAtStop = 3 * time.Second
+	// How long requests may take to end once their connections are cut: they
+	// still have their lines to write.
+	cutAtStop = time.Second
+)
 
 // stop ends the daemon: no longer ready, then draining, then closed, then what
 // is still pending is told.
@@ -250,6 +250,7 @@ func (a *App) stop(stopWork context.CancelFunc) {
 			s.data.closeConns() // hijacked ones, which net/http does not know any more
 		}
 	}
+	waitFor(cutAtStop, func() bool { return a.front.Busy() == 0 })
 	attempts, cancel := context.WithTimeout(context.Background(), attemptsAtStop)
 	defer cancel()
 	pending := a.fanout.Stop(attempts)
@@ -268,23 +269,28 @@ func (a *App) stop(stopWork context.CancelFunc) {
 // many are left. New ones are still served: whoever connects now has not heard
 // yet, and its answer says Connection: close.
 func (a *App) drain(limit time.Duration) (open int64) {
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	over := time.After(limit)
-	for {
+	waitFor(limit, func() bool {
 		open = 0
 		for _, s := range a.servers {
 			if s.data != nil {
 				open += s.data.open.Load()
 			}
 		}
-		if open == 0 {
-			return 0
-		}
+		return open == 0
+	})
+	return open
+}
+
+// waitFor waits until done or limit has passed.
+func waitFor(limit time.Duration, done func() bool) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	over := time.After(limit)
+	for !done() {
 		select {
 		case <-tick.C:
 		case <-over:
-			return open
+			return
 		}
 	}
 }

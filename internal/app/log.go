@@ -1,8 +1,10 @@
 package app
 
 import (
+	"bytes"
 	"fmt"
 	"io"
+	"log"
 	"math/rand/v2"
 	"strconv"
 	"time"
@@ -66,6 +68,24 @@ func (l *Logs) Close() {
 		_ = l.buffer.Stop()
 	}
 	_ = l.Main.Sync() // fails on terminals, where nothing is buffered
+}
+
+// netLog takes what net/http prints. Nearly all of it is about a single
+// connection and a client's doing; but for two things.
+func netLog(l *zap.Logger) *log.Logger { return log.New(netLogWriter{l}, "", 0) }
+
+type netLogWriter struct{ *zap.Logger }
+
+func (w netLogWriter) Write(p []byte) (int, error) {
+	level := zap.DebugLevel
+	switch {
+	case bytes.HasPrefix(p, []byte("http: panic serving")):
+		level = zap.ErrorLevel
+	case bytes.HasPrefix(p, []byte("http: Accept error")): // out of descriptors
+		level = zap.WarnLevel
+	}
+	w.Log(level, string(bytes.TrimSpace(p)))
+	return len(p), nil
 }
 
 // accessLog writes one line a request. The zero value writes nothing.

@@ -149,6 +149,7 @@ func (d *Decider) Next(x *Exchange, o outcome.Outcome) Kind {
 		if x.wantsRetry(o) && x.retry() {
 			return Try
 		}
+		x.passing = true
 		return Pass
 	default:
 		if x.wantsRetry(o) && x.retry() {
@@ -158,12 +159,11 @@ func (d *Decider) Next(x *Exchange, o outcome.Outcome) Kind {
 	}
 }
 
-// attemptEnded books how one attempt ended. Its lease goes on until another
-// attempt begins or the request is over.
+// attemptEnded books how one attempt ended, as far as its head goes. Its lease
+// goes on until another attempt begins or the request is over.
 func (x *Exchange) attemptEnded(o outcome.Outcome) {
 	b, p := x.Backend, x.Route.Pool
 	x.Outcome = o
-	b.Outcomes.Count(int(o.Class))
 	switch o.Class {
 	case outcome.Unsent:
 		p.DialFailed(b)
@@ -218,11 +218,22 @@ func (x *Exchange) another() *backend.Backend {
 
 // moveTo ends the lease on the last backend and takes over the one on b.
 func (x *Exchange) moveTo(b *backend.Backend) {
-	if x.Backend != nil {
-		x.Backend.End()
-	}
+	x.leave()
 	x.Backend = b
 	x.Attempts++
+}
+
+// leave counts how the last attempt ended, and ends its lease.
+func (x *Exchange) leave() {
+	if x.Backend == nil {
+		return
+	}
+	class := x.Outcome.Class
+	if x.passing && class != outcome.Cut { // what the client did later is not the backend's outcome
+		class = outcome.FromStatus(x.Outcome.Status).Class
+	}
+	x.Backend.Outcomes.Count(int(class))
+	x.Backend.End()
 }
 
 func (x *Exchange) fail(code outcome.Code, detail string) Kind {
@@ -255,9 +266,7 @@ func detailOf(c outcome.Class) string {
 
 // Finish closes the record: exactly once for every Begin, after the last byte.
 func (d *Decider) Finish(x *Exchange) {
-	if x.Backend != nil {
-		x.Backend.End()
-	}
+	x.leave()
 	x.Took = time.Since(x.Start)
 	instruments := x.Snapshot.Unrouted
 	if x.Route != nil {

@@ -139,6 +139,7 @@ type Exchange struct {
 	Took time.Duration
 
 	query      balance.Query
+	passing    bool // the last attempt's response was the answer
 	retries    int  // tries that counted against the route's attempts
 	repeatable bool // the method, or the key, allows a retry
 }

@@ -19,7 +19,7 @@ type Forward struct {
 
 // forward fills in what the backend is told, and who the client is.
 func (x *Exchange) forward(v View) {
-	peer := v.Peer()
+	peer := v.Peer().Unmap() // 1.2.3.4 is one client, whatever the socket's family
 	f := &x.Forward
 	f.Trusted = x.Listener.trusts(peer)
 	x.Client = peer
@@ -123,7 +123,8 @@ func Withheld(name string, trusted bool) bool {
 	case len(name) > len("X-Forwarded-") && equalFields(name[:len("X-Forwarded-")], "X-Forwarded-"):
 		return true
 	case underscored:
-		return equalFields(name, "Content-Length") || equalFields(name, "Transfer-Encoding")
+		return equalFields(name, "Content-Length") || equalFields(name, "Transfer-Encoding") ||
+			equalFields(name, "X-Request-Id")
 	}
 	return false
 }
@@ -150,4 +151,17 @@ func fold(c byte) byte {
 		c |= 0x20
 	}
 	return c
+}
+
+// Named reports whether a Connection field names the field: such a field is
+// meant for lb alone, and counts as absent.
+func Named(connection []string, field string) bool {
+	for _, line := range connection {
+		for name := range strings.SplitSeq(line, ",") {
+			if strings.EqualFold(strings.TrimSpace(name), field) {
+				return true
+			}
+		}
+	}
+	return false
 }

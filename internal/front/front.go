@@ -25,10 +25,15 @@ type Front struct {
 	Metrics http.Handler
 
 	draining atomic.Bool
+	busy     atomic.Int64
 }
 
 // Drain makes every answer from now on ask for its connection to be closed.
 func (f *Front) Drain() { f.draining.Store(true) }
+
+// Busy returns how many requests are being served. Cutting a connection does
+// not end its request at once: that takes its handler.
+func (f *Front) Busy() int64 { return f.busy.Load() }
 
 // Handler returns the handler for one listener. bodyIdle is the longest pause
 // that a client may make while it sends a body.
@@ -54,6 +59,7 @@ type turn struct {
 	view view
 	w    writer
 	body *body // nil for a request without one
+	done bool  // served to the end: no carrier panicked to break the connection off
 }
 
 // ServeHTTP serves one request from its head to its last byte.
@@ -66,6 +72,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		t.body = &body{ReadCloser: r.Body, control: http.NewResponseController(w), idle: h.bodyIdle}
 		r.Body = t.body
 	}
+	h.front.busy.Add(1)
 	defer h.finish(t, r)
 
 	switch h.front.Decider.Begin(x, &t.view) {
@@ -83,6 +90,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case exchange.Refuse:
 		t.w.refuse(x.Failure)
 	}
+	t.done = true
 }
 
 // finish closes the request's record. It runs also when a carrier panics to
@@ -97,19 +105,20 @@ func (h *handler) finish(t *turn, r *http.Request) {
 		x.BytesIn, x.BytesOut = t.w.tunnel.in.Load(), t.w.tunnel.out.Load()
 	}
 	switch {
-	case t.w.broken != nil, x.Status == 0 && r.Context().Err() != nil:
+	case t.w.broken != nil, (x.Status == 0 || !t.done) && r.Context().Err() != nil:
 		x.Outcome.Class = outcome.ClientGone
 		if x.Status == 0 {
 			x.Status = outcome.StatusClientClosed
 		}
-	case t.w.short():
+	case !t.done:
 		x.Outcome.Class = outcome.Cut
 	}
 	h.front.Decider.Finish(x)
-	t.w, t.body = writer{}, nil
+	t.w, t.body, t.done = writer{}, nil, false
 	t.view.reset(nil)
 	x.Reset()
 	h.turns.Put(t)
+	h.front.busy.Add(-1)
 }
 
 // serveStatus answers under the reserved prefix.

@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+
+	"lb/internal/exchange"
 )
 
 // view shows an *http.Request to exchange.
@@ -29,7 +31,7 @@ func (v *view) Peer() netip.Addr { return v.peer }
 func (v *view) Lookup(field string) string {
 	values := v.r.Header[field]
 	switch {
-	case len(values) == 0 || named(v.r.Header["Connection"], field):
+	case len(values) == 0 || exchange.Named(v.r.Header["Connection"], field):
 		return ""
 	case len(values) == 1:
 		return values[0]
@@ -43,17 +45,4 @@ func (v *view) Fields() int {
 		n += len(values)
 	}
 	return n
-}
-
-// named reports whether a Connection field names the field: such a field is
-// meant for lb alone, and counts as absent.
-func named(connection []string, field string) bool {
-	for _, line := range connection {
-		for name := range strings.SplitSeq(line, ",") {
-			if strings.EqualFold(strings.TrimSpace(name), field) {
-				return true
-			}
-		}
-	}
-	return false
 }

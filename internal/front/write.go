@@ -121,7 +121,7 @@ func endToEnd(h http.Header, forward *exchange.Forward) []fanout.Field {
 		}
 	}
 	for name, values := range h {
-		if hopByHop[name] || framing[name] || named(h["Connection"], name) || exchange.Withheld(name, forward.Trusted) {
+		if hopByHop[name] || framing[name] || exchange.Named(h["Connection"], name) || exchange.Withheld(name, forward.Trusted) {
 			continue
 		}
 		switch name {

@@ -52,6 +52,9 @@ func (w *writer) WriteHeader(status int) {
 	if cl := h["Content-Length"]; len(cl) == 1 {
 		if n, err := strconv.ParseInt(cl[0], 10, 64); err == nil {
 			w.length = n
+			if cl[0][0] == '0' && n > 0 {
+				h.Set("Content-Length", strconv.FormatInt(n, 10)) // one reader's 010 is another's 8
+			}
 		}
 	}
 	w.x.Status = status
@@ -102,17 +105,13 @@ func (w *writer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	}
 	w.x.Status = http.StatusSwitchingProtocols
 	w.x.HeadSent.Store(true)
+	w.Header()["X-Request-Id"] = []string{w.x.Forward.RequestID} // httputil writes the head from here
 	w.tunnel = &tunnel{Conn: conn, early: rw.Reader}
 	return w.tunnel, rw, nil
 }
 
 // Unwrap lets http.ResponseController reach the connection.
 func (w *writer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
-// short reports whether the body broke off before its announced end.
-func (w *writer) short() bool {
-	return w.length > w.x.BytesOut && w.x.Method != http.MethodHead && w.x.Status != http.StatusNotModified
-}
 
 // refuse answers with an error of lb's own.
 func (w *writer) refuse(e *outcome.Error) {

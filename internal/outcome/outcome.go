@@ -132,11 +132,15 @@ func classOf(err error) Class {
 
 // starved reports whether a dial failed for want of something on this side.
 func starved(err error) bool {
+	var dns *net.DNSError
+	unresolved := errors.As(err, &dns)
 	for _, e := range []syscall.Errno{
 		syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM,
 		syscall.EADDRNOTAVAIL, syscall.EADDRINUSE, syscall.EAGAIN,
 	} {
-		if errors.Is(err, e) {
+		// The resolver needs a socket too. It keeps only the text of what
+		// went wrong.
+		if errors.Is(err, e) || unresolved && strings.HasSuffix(dns.Err, ": "+e.Error()) {
 			return true
 		}
 	}

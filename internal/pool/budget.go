@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"math"
 	"sync/atomic"
 	"time"
 )
@@ -16,7 +17,8 @@ type Budget struct {
 	ratio     int64 // milli-tokens a request
 	perSecond float64
 	tokens    atomic.Int64 // milli-tokens
-	paidUntil atomic.Int64 // Unix nanoseconds up to which PerSecond was put in
+	paidUntil atomic.Int64 // nanoseconds since start up to which PerSecond was put in
+	start     time.Time    // time is told from here, so that a clock that is set changes nothing
 	now       func() time.Time
 }
 
@@ -32,9 +34,8 @@ func NewBudget(ratio, perSecond float64) *Budget {
 }
 
 func newBudget(ratio, perSecond float64, now func() time.Time) *Budget {
-	b := &Budget{ratio: int64(ratio * token), perSecond: perSecond, now: now}
-	b.tokens.Store(int64(perSecond * token))
-	b.paidUntil.Store(now().UnixNano())
+	b := &Budget{ratio: int64(math.Round(ratio * token)), perSecond: perSecond, start: now(), now: now}
+	b.tokens.Store(int64(math.Round(perSecond * token)))
 	return b
 }
 
@@ -59,12 +60,20 @@ func (b *Budget) Withdraw() bool {
 	}
 }
 
-// accrue puts in what the time since the last call is worth.
+// accrue puts in what the time since the last call is worth. What is worth less
+// than a milli-token stays unpaid until the next call.
 func (b *Budget) accrue() {
-	now := b.now().UnixNano()
+	if b.perSecond <= 0 {
+		return
+	}
+	const second = float64(time.Second)
 	last := b.paidUntil.Load()
-	worth := int64(float64(now-last) / float64(time.Second) * b.perSecond * token)
-	if worth <= 0 || !b.paidUntil.CompareAndSwap(last, now) {
+	worth := int64(float64(int64(b.now().Sub(b.start))-last) / second * b.perSecond * token)
+	if worth <= 0 {
+		return
+	}
+	paid := last + int64(float64(worth)/(b.perSecond*token)*second)
+	if !b.paidUntil.CompareAndSwap(last, paid) {
 		return
 	}
 	b.tokens.Add(min(worth, max(0, fullBudget-b.tokens.Load())))

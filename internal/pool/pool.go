@@ -24,7 +24,7 @@ type Members struct {
 
 // Change is one backend's change of state, told once.
 type Change struct {
-	Backend *backend.Backend
+	Backend  *backend.Backend
 	From, To backend.State
 	// For is how long the new state lasts at most; 0 where nobody knows.
 	For time.Duration
@@ -92,13 +92,9 @@ func (p *Pool) DialFailed(b *backend.Backend) {
 		p.mu.Unlock()
 		return
 	}
-	from := b.State()
-	b.SetGate(backend.GateEjected)
-	to := b.State()
-	p.rebuild(p.members.Load().All)
-	e.timer = time.AfterFunc(d, func() { p.readmit(b) })
-	p.mu.Unlock()
-	p.tell(Change{Backend: b, From: from, To: to, For: d})
+	e.stop()
+	e.timer = time.AfterFunc(d, func() { p.over(b, e) })
+	p.set(b, backend.GateEjected, d)
 }
 
 // Reached notes that b answered: it serves again at once, and a later failed
@@ -111,30 +107,40 @@ func (p *Pool) Reached(b *backend.Backend) {
 	}
 	p.mu.Lock()
 	e := p.ejections[b]
-	if e == nil {
+	if e == nil || p.closed {
 		p.mu.Unlock()
 		return
 	}
 	delete(p.ejections, b)
 	p.suspects.Add(-1)
 	e.stop()
-	p.mu.Unlock()
-	p.readmit(b)
+	p.set(b, backend.GateOpen, 0)
 }
 
-// readmit lets an ejected backend serve again.
-func (p *Pool) readmit(b *backend.Backend) {
+// over lets b serve again when an ejection has lasted its time. A timer that
+// fired while b was reached or ejected anew comes too late and does nothing.
+func (p *Pool) over(b *backend.Backend, e *ejection) {
 	p.mu.Lock()
+	if p.closed || p.ejections[b] != e || time.Now().Before(e.Until()) {
+		p.mu.Unlock()
+		return
+	}
+	p.set(b, backend.GateOpen, 0)
+}
+
+// set writes b's gate and tells of the change, if it is one, with how long it
+// lasts at most. Called with mu held, which it gives up.
+func (p *Pool) set(b *backend.Backend, g backend.Gate, lasts time.Duration) {
 	from := b.State()
-	b.SetGate(backend.GateOpen)
+	b.SetGate(g)
 	to := b.State()
-	changed := from != to && !p.closed
+	changed := from != to
 	if changed {
 		p.rebuild(p.members.Load().All)
 	}
 	p.mu.Unlock()
 	if changed {
-		p.tell(Change{Backend: b, From: from, To: to})
+		p.tell(Change{Backend: b, From: from, To: to, For: lasts})
 	}
 }
 

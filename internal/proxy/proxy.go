@@ -104,6 +104,9 @@ func rewrite(pr *httputil.ProxyRequest) {
 	u := out.URL
 	u.Scheme, u.Host = "http", "backend" // the transport knows the address; Host is the client's
 	u.RawQuery, u.ForceQuery = target.RawQuery, target.HasQuery
+	if out.Host == "" {
+		out.Host = "/" // net/http would name u.Host; for what is no host it sends an empty one
+	}
 	if !strings.HasPrefix(target.RawPath, "//") {
 		// Verbatim. (Two slashes would be read as an authority; such a path
 		// holds nothing that net/url would change.)
@@ -129,7 +132,12 @@ func rewrite(pr *httputil.ProxyRequest) {
 	set("X-Forwarded-Host", forward.Host)
 	set("X-Forwarded-Proto", forward.Proto)
 	set("X-Request-Id", forward.RequestID)
-	out.Trailer = nil // trailers could pose as fields that were checked before
+	said, ok := pr.In.Header["Forwarded"]
+	if ok && forward.Trusted && !exchange.Named(pr.In.Header["Connection"], "Forwarded") {
+		out.Header["Forwarded"] = said // httputil takes it away, whoever says it
+	}
+	delete(out.Header, "Te") // hop-by-hop, though httputil puts it back
+	out.Trailer = nil        // trailers could pose as fields that were checked before
 }
 
 // RoundTrip tries backends, as exchange says, until there is a response to pass

@@ -10,7 +10,7 @@ import (
 
 // Rule says which requests a route takes. Empty parts match everything.
 type Rule struct {
-	// Hosts are lower-case host names without port.
+	// Hosts are host names or addresses without port, in any case.
 	Hosts []string
 	// Methods are upper-case; GET covers HEAD.
 	Methods []string
@@ -33,9 +33,10 @@ type entry struct {
 // paths finds the rules of one host by path. The values are places in
 // Table.ordered, rising: the lowest one that matches wins.
 type paths struct {
-	exact  map[string][]int
-	prefix map[string][]int
-	all    []int
+	exact   map[string][]int
+	prefix  map[string][]int
+	longest int // the length of the longest prefix
+	all     []int
 }
 
 // Compile orders the rules as requests see them: an exact host before none, an
@@ -44,6 +45,7 @@ type paths struct {
 func Compile(rules []Rule) *Table {
 	t := &Table{hosts: make(map[string]*paths), any: newPaths()}
 	for i, r := range rules {
+		r.Hosts = canonicalHosts(r.Hosts)
 		t.ordered = append(t.ordered, entry{Rule: r, index: i})
 	}
 	slices.SortStableFunc(t.ordered, func(a, b entry) int {
@@ -94,6 +96,7 @@ func (p *paths) add(rank int, r Rule) {
 		p.exact[r.Path] = append(p.exact[r.Path], rank)
 	case r.PathPrefix != "" && r.PathPrefix != "/":
 		p.prefix[r.PathPrefix] = append(p.prefix[r.PathPrefix], rank)
+		p.longest = max(p.longest, len(r.PathPrefix))
 	default:
 		p.all = append(p.all, rank)
 	}
@@ -124,7 +127,9 @@ func (t *Table) best(p *paths, method, path string, limit int) int {
 	limit = t.first(p.exact[path], method, limit)
 	if len(p.prefix) > 0 {
 		for end := len(path); end > 0; end = parent(path, end) {
-			limit = t.first(p.prefix[path[:end]], method, limit)
+			if end <= p.longest { // else a path of nothing but slashes would be hashed at each
+				limit = t.first(p.prefix[path[:end]], method, limit)
+			}
 		}
 	}
 	return t.first(p.all, method, limit)

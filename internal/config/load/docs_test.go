@@ -1,0 +1,35 @@
+package load
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestDocumentedConfigsLoad loads every YAML block of the README and the docs,
+// and every configuration that is shipped, as a reader would who copies it.
+func TestDocumentedConfigsLoad(t *testing.T) {
+	const root = "../../.."
+	blocks := regexp.MustCompile("(?ms)^```yaml\n(.*?)^```")
+	files, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))
+	require.NoError(t, err)
+	found := 0
+	for _, file := range append(files, filepath.Join(root, "README.md")) {
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		for _, block := range blocks.FindAllSubmatch(text, -1) {
+			found++
+			_, warnings, err := Bytes(filepath.Base(file), block[1], Options{})
+			require.NoError(t, err, "%s:\n%s", file, block[1])
+			require.Empty(t, warnings, file)
+		}
+	}
+	require.GreaterOrEqual(t, found, 5, "the docs show configurations")
+
+	_, warnings, err := File(filepath.Join(root, "deploy", "lb.yaml"), Options{})
+	require.NoError(t, err)
+	require.Empty(t, warnings)
+}
