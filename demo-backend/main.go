@@ -73,16 +73,17 @@ func fromEnv(getenv func(string) string) (settings, error) {
 }
 
 // serve answers until ctx ends, then lets what is running finish.
-func serve(ctx context.Context, s settings) error {
+func serve(ctx context.Context, s settings) (err error) {
 	backend := demo.NewBackend(s.Options)
 	if s.usersFile != "" {
 		if err := backend.KeepIn(s.usersFile); err != nil {
 			return err
 		}
 	}
-	defer backend.Close()
+	defer func() { err = errors.Join(err, backend.Close()) }()
 
-	ln, err := net.Listen("tcp", ":"+s.port)
+	var lc net.ListenConfig
+	ln, err := lc.Listen(ctx, "tcp", ":"+s.port)
 	if err != nil {
 		return err
 	}
@@ -122,7 +123,7 @@ func check(ctx context.Context, port string) error {
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close()
+	_ = resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("/healthz answered %s", resp.Status)
 	}

@@ -68,7 +68,7 @@ func describe(out io.Writer, c *config.Config) error {
 	fmt.Fprintln(w, "\nPOOL\tPOLICY\tBACKEND\tADDRESS\tWEIGHT")
 	for _, p := range c.Pools {
 		if len(p.Backends) == 0 {
-			fmt.Fprintf(w, "%s\t%s\t(none)\t\t\n", p.Name, p.Policy.Name)
+			fmt.Fprintf(w, "%s\t%s\t(none)\n", p.Name, p.Policy.Name)
 		}
 		for _, b := range p.Backends {
 			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\n", p.Name, p.Policy.Name, b.ID, b.Address, b.Weight)

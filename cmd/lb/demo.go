@@ -38,7 +38,7 @@ func demoCommand() *cobra.Command {
 
 // runDemo serves the demo's routes over three backends of its own.
 func runDemo(ctx context.Context, listen, adminAddress string, stdout, stderr io.Writer) error {
-	servers, err := startBackends(3)
+	servers, err := startBackends(ctx, 3)
 	if err != nil {
 		return err
 	}
@@ -88,10 +88,11 @@ type demoServers struct {
 }
 
 // startBackends starts n backends on free loopback ports; the last is flaky.
-func startBackends(n int) (*demoServers, error) {
+func startBackends(ctx context.Context, n int) (*demoServers, error) {
 	d := new(demoServers)
+	var lc net.ListenConfig
 	for i := 1; i <= n; i++ {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
 		if err != nil {
 			d.stop()
 			return nil, err

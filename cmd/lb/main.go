@@ -16,8 +16,12 @@ import (
 	"lb/internal/app"
 )
 
-// version is set at link time: -ldflags "-X main.version=1.2.3".
-var version = "dev"
+// Set at link time where the build knows better than Go's own build
+// information: -ldflags "-X main.version=1.2.3 -X main.commit=abcdef".
+var (
+	version = "dev"
+	commit  = ""
+)
 
 // Exit codes: 0 is a clean stop.
 const (
@@ -55,10 +59,12 @@ func rootCommand() *cobra.Command {
 	return root
 }
 
-// commit returns the VCS revision that the binary was built from, if known.
-func commit() string {
-	info, ok := debug.ReadBuildInfo()
-	if ok {
+// revision returns the commit that the binary was built from, if it is known.
+func revision() string {
+	if commit != "" {
+		return commit
+	}
+	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, s := range info.Settings {
 			if s.Key == "vcs.revision" {
 				return s.Value

@@ -67,7 +67,11 @@ func serve(ctx context.Context, c *config.Config, warnings []config.Problem, std
 		return err
 	}
 	defer logs.Close()
-	defer zap.RedirectStdLog(logs.Main)() // what libraries print becomes lines of the log
+	restore, err := zap.RedirectStdLogAt(logs.Main, zap.DebugLevel) // net/http prints what backends do wrong
+	if err != nil {
+		return err
+	}
+	defer restore()
 	for _, w := range warnings {
 		logs.Main.Warn("configuration", zap.String("warning", w.String()))
 	}
@@ -77,7 +81,7 @@ func serve(ctx context.Context, c *config.Config, warnings []config.Problem, std
 	}
 	a, err := app.New(app.Options{
 		Config: c, Effective: effective, AdminToken: adminToken(c),
-		Logs: logs, Version: version, Commit: commit(),
+		Logs: logs, Version: version, Commit: revision(),
 	})
 	if err != nil {
 		return err

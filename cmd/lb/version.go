@@ -13,7 +13,7 @@ func versionCommand() *cobra.Command {
 		Short: "Print the version, the commit and the Go version",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "lb %s (commit %s, %s)\n", version, commit(), runtime.Version())
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "lb %s (commit %s, %s)\n", version, revision(), runtime.Version())
 			return err
 		},
 	}

@@ -71,7 +71,7 @@ func requireProblem(t *testing.T, rec *httptest.ResponseRecorder, status int) st
 	require.Equal(t, status, p.Status)
 	require.NotEmpty(t, p.Type)
 	require.NotEmpty(t, p.Detail)
-	require.Equal(t, p.Code, rec.Header().Get("X-LB-Error"))
+	require.Equal(t, p.Code, strings.Join(rec.Header()["X-LB-Error"], " "))
 	return p.Code
 }
 

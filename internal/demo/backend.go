@@ -63,6 +63,7 @@ type answer struct {
 	text   string
 }
 
+// NewBackend returns a backend that holds no users yet.
 func NewBackend(opts Options) *Backend {
 	b := &Backend{
 		opts:  opts,

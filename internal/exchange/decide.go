@@ -182,8 +182,8 @@ func (x *Exchange) wantsRetry(o outcome.Outcome) bool {
 	switch o.Class {
 	case outcome.Reset:
 		return r.Reset
-	case outcome.Timeout: // what lb itself would call a 504
-		return r.Statuses[504]
+	case outcome.Timeout: // what lb itself would call a 504, while there is time for another try
+		return r.Statuses[504] && time.Since(x.Start) < x.Route.Timeout
 	case outcome.Success, outcome.Failure:
 		return r.Statuses[o.Status]
 	}

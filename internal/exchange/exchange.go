@@ -5,7 +5,6 @@
 package exchange
 
 import (
-	"math/rand/v2"
 	"net/netip"
 	"sync/atomic"
 	"time"
@@ -163,17 +162,4 @@ type Listener struct {
 	MaxFields int
 	// Scheme is http, for X-Forwarded-Proto.
 	Scheme string
-}
-
-// newRequestID returns 128 random bits in lower-case hex. They name a request
-// and guard nothing.
-func newRequestID() string {
-	const digits = "0123456789abcdef"
-	var id [32]byte
-	for i := 0; i < len(id); i += 16 {
-		for j, bits := 0, rand.Uint64(); j < 16; j, bits = j+1, bits>>4 {
-			id[i+j] = digits[bits&15]
-		}
-	}
-	return string(id[:])
 }

@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"math/rand/v2"
 	"net/netip"
 	"strings"
 )
@@ -24,9 +25,10 @@ func (x *Exchange) forward(v View) {
 	f.Trusted = x.Listener.trusts(peer)
 	x.Client = peer
 	f.Host, f.Proto = v.Host(), x.Listener.Scheme
-	if peer.IsValid() {
-		f.For = peer.String()
-	}
+	// One string, and one allocation, for a new id and the peer.
+	var text [idLength + len("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff")]byte
+	made := string(peer.AppendTo(appendRequestID(text[:0]))) // an invalid peer is nothing
+	f.For = made[idLength:]
 	if f.Trusted {
 		if prior := v.Lookup("X-Forwarded-For"); prior != "" {
 			x.Client = x.Listener.clientIn(prior, peer)
@@ -41,8 +43,22 @@ func (x *Exchange) forward(v View) {
 		f.RequestID = requestIDFrom(v.Lookup("X-Request-Id"))
 	}
 	if f.RequestID == "" {
-		f.RequestID = newRequestID()
+		f.RequestID = made[:idLength]
 	}
+}
+
+const idLength = 32
+
+// appendRequestID appends 128 random bits in lower-case hex. They name a
+// request and guard nothing.
+func appendRequestID(to []byte) []byte {
+	const digits = "0123456789abcdef"
+	for range idLength / 16 {
+		for j, bits := 0, rand.Uint64(); j < 16; j, bits = j+1, bits>>4 {
+			to = append(to, digits[bits&15])
+		}
+	}
+	return to
 }
 
 func join(prior, peer string) string {
@@ -58,7 +74,7 @@ func requestIDFrom(id string) string {
 	if len(id) > 128 {
 		return ""
 	}
-	for i := 0; i < len(id); i++ {
+	for i := range len(id) {
 		if id[i] <= ' ' || id[i] > '~' {
 			return ""
 		}
@@ -66,11 +82,11 @@ func requestIDFrom(id string) string {
 	return id
 }
 
+// trusts reports whether a peer is believed. An IPv4 address comes unmapped.
 func (l *Listener) trusts(a netip.Addr) bool {
 	if !a.IsValid() {
 		return l.TrustUnix
 	}
-	a = a.Unmap()
 	for _, p := range l.Trusted {
 		if p.Contains(a) {
 			return true
@@ -135,7 +151,7 @@ func equalFields(a, b string) bool {
 	if len(a) != len(b) {
 		return false
 	}
-	for i := 0; i < len(a); i++ {
+	for i := range len(a) {
 		if fold(a[i]) != fold(b[i]) {
 			return false
 		}

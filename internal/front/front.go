@@ -71,6 +71,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.ContentLength != 0 {
 		t.body = &body{ReadCloser: r.Body, control: http.NewResponseController(w), idle: h.bodyIdle}
 		r.Body = t.body
+		t.w.body, t.w.expects = t.body, r.Header["Expect"] != nil
 	}
 	h.front.busy.Add(1)
 	defer h.finish(t, r)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 
@@ -55,8 +56,8 @@ func (f *Front) answerWrite(w *writer, a fanout.Answer) {
 	for _, field := range a.Fields {
 		h.Add(field.Name, field.Value)
 	}
-	h.Set("X-Lb-Fanout-Id", a.ID)
-	h.Set("X-Lb-Acked", fmt.Sprintf("%d/%d", a.Acked, a.Total))
+	h["X-LB-Fanout-Id"] = []string{a.ID} // spelled as documented, for those who look with grep
+	h["X-LB-Acked"] = []string{fmt.Sprintf("%d/%d", a.Acked, a.Total)}
 	if !a.Pending {
 		w.answer(a.Status, a.Body)
 		return
@@ -79,7 +80,7 @@ func readAll(r *http.Request, limit int64) ([]byte, *outcome.Error) {
 	switch {
 	case int64(len(content)) > limit:
 		return nil, tooLarge
-	case r.Context().Err() != nil:
+	case r.Context().Err() != nil && !errors.Is(err, os.ErrDeadlineExceeded):
 		panic(http.ErrAbortHandler) // the client left before it had said everything
 	case err != nil:
 		return nil, &outcome.Error{

@@ -23,6 +23,8 @@ type writer struct {
 	x        *exchange.Exchange
 	http10   bool // the client speaks HTTP/1.0: no 1xx may go to it
 	draining bool
+	body     *body // the request's, nil if it has none
+	expects  bool  // the client waits for leave to send the body
 	length   int64 // Content-Length of the answer, -1 if unknown
 	broken   error // the first error in writing to the client
 	tunnel   *tunnel
@@ -45,14 +47,14 @@ func (w *writer) WriteHeader(status int) {
 	if _, ok := h["Content-Type"]; !ok {
 		h["Content-Type"] = nil // nothing is sniffed
 	}
-	if w.draining && status != http.StatusSwitchingProtocols {
+	if w.draining && status != http.StatusSwitchingProtocols || w.early() {
 		h.Set("Connection", "close")
 	}
 	w.length = -1
 	if cl := h["Content-Length"]; len(cl) == 1 {
 		if n, err := strconv.ParseInt(cl[0], 10, 64); err == nil {
 			w.length = n
-			if cl[0][0] == '0' && n > 0 {
+			if len(cl[0]) > 1 && cl[0][0] == '0' {
 				h.Set("Content-Length", strconv.FormatInt(n, 10)) // one reader's 010 is another's 8
 			}
 		}
@@ -60,6 +62,22 @@ func (w *writer) WriteHeader(status int) {
 	w.x.Status = status
 	w.x.HeadSent.Store(true)
 	w.ResponseWriter.WriteHeader(status)
+}
+
+// early reports an answer before the end of the request body that must not wait
+// for that: net/http would read on before it sends the head. One reason is a
+// backend that answers while the client still sends; the other a client that
+// sends nothing until it hears. The connection ends with such an answer, so
+// that what is left of the body is not taken for a request.
+func (w *writer) early() bool {
+	if w.body == nil || w.body.ended.Load() {
+		return false
+	}
+	backends := w.x.Backend != nil && w.x.Failure == nil
+	if backends {
+		_ = http.NewResponseController(w.ResponseWriter).EnableFullDuplex() // HTTP/1 always can
+	}
+	return backends || w.expects
 }
 
 // Write sends a piece of the body. A piece that is not the last one does not

@@ -18,7 +18,7 @@ const (
 	BackendTimeout   Code = "backend_timeout"
 	NoBackend        Code = "no_backend"
 	Overloaded       Code = "overloaded"
-	// Of the admin listener alone.
+	// Unauthorized and those that follow are of the admin listener alone.
 	Unauthorized    Code = "unauthorized"
 	Forbidden       Code = "forbidden"
 	MisdirectedHost Code = "misdirected_host"

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -38,6 +40,8 @@ func TestFromErrorOfMarkedErrors(t *testing.T) {
 		{fmt.Errorf("reading: %w", context.Canceled), outcome.ClientGone},
 		{fmt.Errorf("reading: %w", net.ErrClosed), outcome.Reset},
 		{fmt.Errorf("reading: %w", io.ErrUnexpectedEOF), outcome.Reset},
+		{errors.New("http: server closed idle connection"), outcome.Reset},                              // net/http does not export it
+		{&net.OpError{Op: "read", Err: os.NewSyscallError("read", syscall.ETIMEDOUT)}, outcome.Timeout}, // the kernel gave up
 		{errors.New("something new"), outcome.Invalid},
 		// Whatever ended a dial, nothing was sent.
 		{fmt.Errorf("trying: %w", &outcome.DialError{Address: "a:1", Err: context.DeadlineExceeded}), outcome.Unsent},

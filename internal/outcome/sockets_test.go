@@ -22,7 +22,7 @@ import (
 const soon = 150 * time.Millisecond // long for a loopback, short for a test
 
 // send makes one request to address over a transport of its own.
-func send(t *testing.T, ctx context.Context, address string, body io.Reader) error {
+func send(ctx context.Context, t *testing.T, address string, body io.Reader) error {
 	t.Helper()
 	tr := transport.New(&backend.Backend{Address: address}, transport.Settings{
 		Connect: soon, ResponseHeader: soon, Idle: time.Second, MaxIdle: 1,
@@ -147,44 +147,44 @@ func noDescriptors(t *testing.T) {
 
 func TestFromErrorOfDials(t *testing.T) {
 	t.Run("refused", func(t *testing.T) {
-		err := send(t, t.Context(), closedPort(t), nil)
+		err := send(t.Context(), t, closedPort(t), nil)
 		require.ErrorIs(t, err, syscall.ECONNREFUSED)
 		require.Equal(t, outcome.Unsent, outcome.FromError(err).Class)
 	})
 	t.Run("unresolved", func(t *testing.T) {
 		noNames(t)
-		err := send(t, t.Context(), "server1.test:8080", nil)
+		err := send(t.Context(), t, "server1.test:8080", nil)
 		require.ErrorContains(t, err, "no such host")
 		require.Equal(t, outcome.Unsent, outcome.FromError(err).Class)
 	})
 	t.Run("over the connect timeout", func(t *testing.T) {
-		err := send(t, t.Context(), silentPort(t), nil)
+		err := send(t.Context(), t, silentPort(t), nil)
 		require.ErrorContains(t, err, "timeout")
 		require.Equal(t, outcome.Unsent, outcome.FromError(err).Class)
 	})
 	t.Run("no descriptor for the socket", func(t *testing.T) {
 		address := closedPort(t)
 		noDescriptors(t)
-		err := send(t, t.Context(), address, nil)
+		err := send(t.Context(), t, address, nil)
 		require.ErrorIs(t, err, syscall.EMFILE)
 		require.Equal(t, outcome.Starved, outcome.FromError(err).Class)
 	})
 	t.Run("no descriptor to ask for the name", func(t *testing.T) {
 		noNames(t)
 		noDescriptors(t)
-		err := send(t, t.Context(), "server1.test:8080", nil)
+		err := send(t.Context(), t, "server1.test:8080", nil)
 		require.ErrorContains(t, err, "too many open files")
 		require.Equal(t, outcome.Starved, outcome.FromError(err).Class, "%v", err)
 	})
 	t.Run("given up by the client", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(soon/10, cancel)
-		require.Equal(t, outcome.ClientGone, outcome.FromError(send(t, ctx, silentPort(t), nil)).Class)
+		require.Equal(t, outcome.ClientGone, outcome.FromError(send(ctx, t, silentPort(t), nil)).Class)
 	})
 	t.Run("given up for its deadline", func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), soon/10)
 		defer cancel()
-		require.Equal(t, outcome.Timeout, outcome.FromError(send(t, ctx, silentPort(t), nil)).Class)
+		require.Equal(t, outcome.Timeout, outcome.FromError(send(ctx, t, silentPort(t), nil)).Class)
 	})
 }
 
@@ -238,7 +238,7 @@ func TestFromErrorOfAnswers(t *testing.T) {
 		}, outcome.Timeout},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			err := send(t, t.Context(), answering(t, test.with), nil)
+			err := send(t.Context(), t, answering(t, test.with), nil)
 			require.Error(t, err)
 			require.Equal(t, test.want, outcome.FromError(err).Class, "%v", err)
 		})
@@ -247,7 +247,7 @@ func TestFromErrorOfAnswers(t *testing.T) {
 
 func TestFromErrorOfAnUploadCutShort(t *testing.T) {
 	address := answering(t, func(c *net.TCPConn) { _ = c.SetLinger(0) })
-	err := send(t, t.Context(), address, io.LimitReader(zeros{}, 64<<20))
+	err := send(t.Context(), t, address, io.LimitReader(zeros{}, 64<<20))
 	require.Equal(t, outcome.Reset, outcome.FromError(err).Class, "%v", err)
 }
 

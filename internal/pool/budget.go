@@ -1,7 +1,6 @@
 package pool
 
 import (
-	"math"
 	"sync/atomic"
 	"time"
 )
@@ -34,8 +33,8 @@ func NewBudget(ratio, perSecond float64) *Budget {
 }
 
 func newBudget(ratio, perSecond float64, now func() time.Time) *Budget {
-	b := &Budget{ratio: int64(math.Round(ratio * token)), perSecond: perSecond, start: now(), now: now}
-	b.tokens.Store(int64(math.Round(perSecond * token)))
+	b := &Budget{ratio: int64(ratio * token), perSecond: perSecond, start: now(), now: now}
+	b.tokens.Store(int64(perSecond * token))
 	return b
 }
 

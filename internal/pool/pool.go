@@ -45,6 +45,8 @@ type Pool struct {
 	mu        sync.Mutex // guards what follows, and is held by whoever replaces members
 	ejections map[*backend.Backend]*ejection
 	closed    bool
+	untold    []Change // in the order in which they happened
+	telling   bool     // somebody is about to tell them
 }
 
 type ejection struct {
@@ -134,14 +136,11 @@ func (p *Pool) set(b *backend.Backend, g backend.Gate, lasts time.Duration) {
 	from := b.State()
 	b.SetGate(g)
 	to := b.State()
-	changed := from != to
-	if changed {
+	if from != to {
 		p.rebuild(p.members.Load().All)
+		p.untold = append(p.untold, Change{Backend: b, From: from, To: to, For: lasts})
 	}
-	p.mu.Unlock()
-	if changed {
-		p.tell(Change{Backend: b, From: from, To: to, For: lasts})
-	}
+	p.tell()
 }
 
 // RetryAfter returns how long it takes until an ejected backend may be tried
@@ -195,8 +194,24 @@ func (p *Pool) rebuild(all []*backend.Backend) {
 	p.members.Store(m)
 }
 
-func (p *Pool) tell(c Change) {
-	if p.onChange != nil {
-		p.onChange(c)
+// tell tells of what changed, in order and without a lock held: while one
+// goroutine is telling, the changes of others wait for it. Called with mu held,
+// which it gives up.
+func (p *Pool) tell() {
+	if p.telling {
+		p.mu.Unlock()
+		return
 	}
+	p.telling = true
+	for len(p.untold) > 0 {
+		c := p.untold[0]
+		p.untold = p.untold[1:]
+		if p.onChange != nil {
+			p.mu.Unlock()
+			p.onChange(c)
+			p.mu.Lock()
+		}
+	}
+	p.telling = false
+	p.mu.Unlock()
 }

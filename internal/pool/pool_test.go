@@ -99,11 +99,11 @@ func TestEjectionAndReadmission(t *testing.T) {
 			require.NotContains(t, f.serving(), "a")
 			require.Equal(t, out, f.RetryAfter())
 
-			time.Sleep(out - 1)
+			time.Sleep(out - time.Nanosecond)
 			synctest.Wait()
 			require.NotContains(t, f.serving(), "a", "a nanosecond before %v are over", out)
 			require.Empty(t, f.told())
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			synctest.Wait()
 			require.Contains(t, f.serving(), "a", "after %v", out)
 			require.Equal(t, []string{"a ejected>up 0s"}, f.told())
@@ -147,7 +147,7 @@ func TestReachedEndsTheEjectionAtOnce(t *testing.T) {
 		time.Sleep(500 * time.Millisecond)
 		f.failed(a)
 		require.Equal(t, []string{"a up>ejected 1s"}, f.told())
-		time.Sleep(time.Second - 1)
+		time.Sleep(time.Second - time.Nanosecond)
 		synctest.Wait()
 		require.Equal(t, "b", ids(f.Members().Eligible))
 		require.Empty(t, f.told())
@@ -219,6 +219,28 @@ func TestAFailureAtTheVeryEndOfAnEjectionIsOneChange(t *testing.T) {
 			f.Close()
 		}
 	})
+}
+
+func TestChangesAreToldInOrderAndWithoutALock(t *testing.T) {
+	f := newFixture(t, 1)
+	first, goOn := make(chan struct{}), make(chan struct{})
+	tell := f.onChange
+	f.onChange = func(c Change) {
+		if c.To.Gate == backend.GateEjected {
+			close(first)
+			<-goOn
+		}
+		_ = f.RetryAfter() // needs the lock
+		tell(c)
+	}
+	var slow sync.WaitGroup
+	slow.Go(func() { f.failed(f.backends[0]) })
+	<-first
+	f.answered(f.backends[0]) // does not wait for whoever writes the log
+	require.Equal(t, "a", ids(f.Members().Eligible))
+	close(goOn)
+	slow.Wait()
+	require.Equal(t, []string{"a up>ejected 1s", "a ejected>up 0s"}, f.told())
 }
 
 func TestCloseLeavesNoTimerAndServesOn(t *testing.T) {

@@ -37,7 +37,7 @@ func Write(w http.ResponseWriter, e *outcome.Error, requestID string) {
 	h := w.Header()
 	h.Set("Content-Type", "application/problem+json")
 	h.Set("Content-Length", strconv.Itoa(len(body)))
-	h.Set("X-LB-Error", string(e.Code))
+	h["X-LB-Error"] = []string{string(e.Code)} // spelled as documented, for those who look with grep
 	if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests {
 		h.Set("Retry-After", strconv.Itoa(max(1, int(math.Ceil(e.RetryAfter.Seconds())))))
 	}

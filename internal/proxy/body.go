@@ -48,6 +48,17 @@ func (b *body) broken() error {
 	return nil
 }
 
+// settled is broken after a read under way has returned. To be called only when
+// that is about to happen.
+func (b *body) settled() error {
+	if b == nil {
+		return nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.broken()
+}
+
 // attempt returns the body for one attempt, from its first byte.
 func (b *body) attempt() io.ReadCloser { return &attemptBody{body: b} }
 

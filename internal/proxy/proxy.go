@@ -11,7 +11,9 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/http/httputil"
+	"net/textproto"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -55,6 +57,8 @@ type flight struct {
 	body    *body           // nil for a request without one
 	timer   *time.Timer
 	expired atomic.Bool
+
+	interims atomic.Int32 // 1xx responses so far
 }
 
 type flightKey struct{}
@@ -145,6 +149,7 @@ func rewrite(pr *httputil.ProxyRequest) {
 func (p *Proxy) RoundTrip(req *http.Request) (*http.Response, error) {
 	f := req.Context().Value(flightKey{}).(*flight)
 	x := f.x
+	f.boundInterims(httptrace.ContextClientTrace(req.Context()))
 	if req.Body != nil {
 		f.body = newBody(req.Body, req.ContentLength, x.MayRetry())
 	}
@@ -180,6 +185,26 @@ func (p *Proxy) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
+// maxInterims is how many 1xx responses a request may bring: enough for hints,
+// and for a sign of life every second.
+const maxInterims = 100
+
+// boundInterims counts the 1xx responses that httputil passes on, through the
+// trace that it made for this request: because of its hook net/http leaves
+// their number to whoever looks at them. Fields of the backend's connection go.
+func (f *flight) boundInterims(trace *httptrace.ClientTrace) {
+	pass := trace.Got1xxResponse
+	trace.Got1xxResponse = func(status int, h textproto.MIMEHeader) error {
+		if f.interims.Add(1) > maxInterims {
+			return fmt.Errorf("%w: more than %d interim responses", outcome.ErrInvalidAnswer, maxInterims)
+		}
+		dropHopByHop(http.Header(h))
+		delete(h, "Connection")
+		delete(h, "Upgrade")
+		return pass(status, h)
+	}
+}
+
 // judge says how an attempt ended. What the client did comes first: when it
 // leaves or its body breaks off, the error may look like the backend's.
 func (f *flight) judge(res *http.Response, err error) outcome.Outcome {
@@ -190,6 +215,11 @@ func (f *flight) judge(res *http.Response, err error) outcome.Outcome {
 		_ = res.Body.Close()
 		return outcome.Outcome{Class: outcome.Timeout, Err: outcome.ErrTimeout}
 	case f.client.Err() != nil:
+		// net/http calls a request off whenever it fails to read its body, also
+		// when the client has merely paused for too long.
+		if cause := f.body.settled(); cause != nil {
+			return outcome.Outcome{Class: bodyClass(cause), Err: cause}
+		}
 		return outcome.Outcome{Class: outcome.ClientGone, Err: err}
 	case f.body.broken() != nil:
 		return outcome.Outcome{Class: bodyClass(f.body.broken()), Err: f.body.broken()}
@@ -210,31 +240,49 @@ func bodyClass(err error) outcome.Class {
 }
 
 // checkAnswer refuses, and closes, what net/http lets through but a client must
-// not see: a status that is none, and a switch of protocols nobody asked for.
-// Of a true switch it takes away the hop-by-hop fields, which httputil forgets.
+// not see: a status that is none, a field name with a blank, which the next
+// reader may take for the field without it, and a switch of protocols nobody
+// asked for. Of a true switch it does what httputil forgets.
 func checkAnswer(req *http.Request, res *http.Response) error {
+	wrong := ""
 	switch {
 	case res.StatusCode < 100:
-		_ = res.Body.Close()
-		return fmt.Errorf("%w: status %03d", outcome.ErrInvalidAnswer, res.StatusCode)
-	case res.StatusCode != http.StatusSwitchingProtocols:
-		return nil
-	case req.Header.Get("Upgrade") == "" || !strings.EqualFold(res.Header.Get("Upgrade"), "websocket"):
-		_ = res.Body.Close()
-		return fmt.Errorf("%w: switched protocols unasked", outcome.ErrInvalidAnswer)
+		wrong = fmt.Sprintf("status %03d", res.StatusCode)
+	case res.StatusCode == http.StatusSwitchingProtocols &&
+		(req.Header.Get("Upgrade") == "" || !strings.EqualFold(res.Header.Get("Upgrade"), "websocket")):
+		wrong = "switched protocols unasked"
+	default:
+		for name := range res.Header {
+			if strings.IndexByte(name, ' ') >= 0 {
+				wrong = fmt.Sprintf("field name %q", name)
+			}
+		}
 	}
-	for _, line := range res.Header["Connection"] {
+	if wrong != "" {
+		_ = res.Body.Close()
+		return fmt.Errorf("%w: %s", outcome.ErrInvalidAnswer, wrong)
+	}
+	if res.StatusCode == http.StatusSwitchingProtocols {
+		dropHopByHop(res.Header)
+		res.Header.Set("Connection", "Upgrade")
+		delete(res.Header, "X-Request-Id") // lb's own is the one that counts
+	}
+	return nil
+}
+
+// dropHopByHop takes the fields of one connection away, but for Connection and
+// Upgrade.
+func dropHopByHop(h http.Header) {
+	for _, line := range h["Connection"] {
 		for name := range strings.SplitSeq(line, ",") {
-			if name = strings.TrimSpace(name); !strings.EqualFold(name, "Upgrade") {
-				res.Header.Del(name)
+			if name = strings.TrimSpace(name); !strings.EqualFold(name, "Upgrade") && !strings.EqualFold(name, "Connection") {
+				h.Del(name)
 			}
 		}
 	}
 	for _, name := range []string{"Keep-Alive", "Proxy-Authenticate", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding"} {
-		res.Header.Del(name)
+		h.Del(name)
 	}
-	res.Header.Set("Connection", "Upgrade")
-	return nil
 }
 
 // discard gives a response up for another attempt. A short body has come with

@@ -30,7 +30,7 @@ func NormalizeHost(field string) (string, error) {
 		}
 		host = host[:colon]
 	}
-	for i := 0; i < len(host); i++ {
+	for i := range len(host) {
 		c := host[i]
 		switch {
 		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':

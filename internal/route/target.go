@@ -116,10 +116,10 @@ func decode(raw string) (path string, encodedSlash bool, err error) {
 			b.WriteByte(raw[i])
 			continue
 		}
-		if i+2 >= len(raw) || unhex(raw[i+1]) < 0 || unhex(raw[i+2]) < 0 {
+		if i+2 >= len(raw) || !isHex(raw[i+1]) || !isHex(raw[i+2]) {
 			return "", false, fmt.Errorf("the path has an invalid escape at %q", raw[i:min(len(raw), i+3)])
 		}
-		c := byte(unhex(raw[i+1])<<4 | unhex(raw[i+2]))
+		c := unhex(raw[i+1])<<4 | unhex(raw[i+2])
 		i += 2
 		if c == '/' {
 			encodedSlash = true
@@ -135,21 +135,21 @@ func decode(raw string) (path string, encodedSlash bool, err error) {
 	return path, encodedSlash, nil
 }
 
-func unhex(c byte) int {
-	switch {
-	case '0' <= c && c <= '9':
-		return int(c - '0')
-	case 'a' <= c && c <= 'f':
-		return int(c-'a') + 10
-	case 'A' <= c && c <= 'F':
-		return int(c-'A') + 10
+func isHex(c byte) bool {
+	return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F'
+}
+
+// unhex returns the value of a hexadecimal digit.
+func unhex(c byte) byte {
+	if c <= '9' {
+		return c - '0'
 	}
-	return -1
+	return c | 0x20 - 'a' + 10
 }
 
 // dotSegment reports whether a segment of the path is "." or "..".
 func dotSegment(path string) bool {
-	for i := 0; i < len(path); i++ {
+	for i := range len(path) {
 		if path[i] != '.' || i > 0 && path[i-1] != '/' {
 			continue
 		}
@@ -167,7 +167,7 @@ func dotSegment(path string) bool {
 // overlong reports a UTF-8 sequence that spells an ASCII character in more
 // than one byte (RFC 3629 §3 forbids it; old decoders accept it as a slash).
 func overlong(path string) bool {
-	for i := 0; i < len(path); i++ {
+	for i := range len(path) {
 		rest := path[i:]
 		switch c := path[i]; {
 		case c < 0x80:
@@ -192,7 +192,7 @@ func overlong(path string) bool {
 // path cannot leave byte for byte when it begins with two slashes, because
 // net/url's verbatim form reads those as an authority.
 func needsEscape(path string) bool {
-	for i := 0; i < len(path); i++ {
+	for i := range len(path) {
 		c := path[i]
 		switch {
 		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':

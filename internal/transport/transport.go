@@ -74,7 +74,7 @@ func (t *Transport) dial(ctx context.Context, d *net.Dialer, network string) (ne
 	conn, err := d.DialContext(ctx, network, t.backend.Address)
 	if err == nil {
 		t.backend.DialSucceeded()
-		return conn, nil
+		return &backendConn{Conn: conn}, nil
 	}
 	if ctx.Err() != nil {
 		return nil, err // the request was given up: this says nothing about the backend
@@ -91,8 +91,16 @@ func (t *Transport) dial(ctx context.Context, d *net.Dialer, network string) (ne
 // field stays what req.Host says. A failed dial comes back as an
 // *outcome.DialError; outcome.FromError classifies every error.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	trace := httptrace.ContextClientTrace(req.Context())
+	if trace == nil {
+		trace = new(httptrace.ClientTrace)
+		req = req.WithContext(httptrace.WithClientTrace(req.Context(), trace))
+	}
+	// httputil makes a trace of its own for every request. Setting the hook in
+	// it costs nothing, where a second trace would be merged by reflection.
+	trace.GotConn = waitUntilQuiet
 	if mustNotRepeat(req) {
-		req = req.WithContext(httptrace.WithClientTrace(req.Context(), sendOnce()))
+		trace.GotConn = sendOnce()
 	}
 	return t.rt.RoundTrip(req)
 }
@@ -116,16 +124,15 @@ func mustNotRepeat(req *http.Request) bool {
 	return req.Header["Idempotency-Key"] != nil || req.Header["X-Idempotency-Key"] != nil
 }
 
-// sendOnce returns a trace that makes every connection after a request's first
+// sendOnce returns a hook that makes every connection after a request's first
 // unusable. A connection it is handed was idle or new, so nobody else loses it.
-func sendOnce() *httptrace.ClientTrace {
+func sendOnce() func(httptrace.GotConnInfo) {
 	var conns atomic.Int32
-	return &httptrace.ClientTrace{
-		GotConn: func(info httptrace.GotConnInfo) {
-			if conns.Add(1) > 1 {
-				_ = info.Conn.Close() // the write that follows fails, as it must
-			}
-		},
+	return func(info httptrace.GotConnInfo) {
+		waitUntilQuiet(info)
+		if conns.Add(1) > 1 {
+			_ = info.Conn.Close() // the write that follows fails, as it must
+		}
 	}
 }
 

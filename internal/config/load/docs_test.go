@@ -13,7 +13,7 @@ import (
 // and every configuration that is shipped, as a reader would who copies it.
 func TestDocumentedConfigsLoad(t *testing.T) {
 	const root = "../../.."
-	blocks := regexp.MustCompile("(?ms)^```yaml\n(.*?)^```")
+	blocks := regexp.MustCompile("(?s)\n```yaml\n(.*?\n)```\n")
 	files, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))
 	require.NoError(t, err)
 	found := 0

@@ -54,9 +54,8 @@ func setText(v reflect.Value, text string) string {
 	}
 	switch v.Kind() {
 	case reflect.Bool:
-		switch strings.ToLower(text) {
-		case "true", "false":
-			v.SetBool(strings.ToLower(text) == "true")
+		if yes := strings.EqualFold(text, "true"); yes || strings.EqualFold(text, "false") {
+			v.SetBool(yes)
 			return ""
 		}
 	case reflect.Int:

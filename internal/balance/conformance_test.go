@@ -1,0 +1,171 @@
+package balance
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"lb/internal/backend"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// set returns n backends named a, b, c and so on.
+func set(n int) []*backend.Backend {
+	backends := make([]*backend.Backend, n)
+	for i := range backends {
+		backends[i] = &backend.Backend{Pool: "p", ID: fmt.Sprintf("%c", 'a'+i), Weight: 1}
+	}
+	return backends
+}
+
+func inFlight(backends []*backend.Backend) (n int64) {
+	for _, b := range backends {
+		n += b.InFlight()
+	}
+	return n
+}
+
+// Every policy, whatever it prefers, keeps to the same promises.
+func TestPolicies(t *testing.T) {
+	for _, p := range policies {
+		t.Run(p.name, func(t *testing.T) { conformance(t, p.factory) })
+	}
+}
+
+// conformance is what every policy must pass.
+func conformance(t *testing.T, factory Factory) {
+	t.Run("an empty set has nobody to offer", func(t *testing.T) {
+		require.Nil(t, factory(nil, nil).Pick(new(Query)))
+	})
+	t.Run("a pick is a lease on a member of the set", func(t *testing.T) {
+		backends := set(3)
+		picker := factory(backends, nil)
+		for i := range 10 {
+			b := picker.Pick(new(Query))
+			require.Contains(t, backends, b)
+			require.EqualValues(t, i+1, inFlight(backends))
+		}
+	})
+	t.Run("the only backend gets everything", func(t *testing.T) {
+		backends := set(1)
+		picker := factory(backends, nil)
+		for range 10 {
+			require.Same(t, backends[0], picker.Pick(new(Query)))
+		}
+	})
+	for _, n := range []int{1, 2, 3, 8, 9, 20} {
+		t.Run(fmt.Sprintf("of %d none is picked twice by one request", n), func(t *testing.T) {
+			backends := set(n)
+			picker := factory(backends, nil)
+			var q Query
+			seen := make(map[*backend.Backend]bool)
+			for range n + 2 {
+				b := picker.Pick(&q)
+				if b == nil {
+					break
+				}
+				require.False(t, seen[b], "%s was tried before", b.ID)
+				seen[b] = true
+				b.End()
+				q.Exclude(b)
+				q.Retry = true
+			}
+			require.Nil(t, picker.Pick(&q), "nobody is left, or the policy stops here for good")
+			require.Zero(t, inFlight(backends), "a backend that is refused holds no lease")
+		})
+	}
+	t.Run("a change of set or of policy takes the place of the former picker", func(t *testing.T) {
+		var prev Picker = stranger{}
+		for _, n := range []int{3, 1, 0, 4} {
+			backends := set(n)
+			prev = factory(backends, prev)
+			if b := prev.Pick(new(Query)); n == 0 {
+				require.Nil(t, b)
+			} else {
+				require.Contains(t, backends, b)
+			}
+		}
+	})
+	t.Run("many goroutines pick at once", func(t *testing.T) {
+		const workers, picks = 16, 500
+		backends := set(5)
+		picker := factory(backends, nil)
+		var wg sync.WaitGroup
+		for range workers {
+			wg.Go(func() {
+				for range picks {
+					var q Query
+					if b := picker.Pick(&q); b == nil {
+						t.Error("no backend")
+					}
+				}
+			})
+		}
+		wg.Wait()
+		require.EqualValues(t, workers*picks, inFlight(backends))
+	})
+	t.Run("a pick does not allocate", func(t *testing.T) {
+		backends := set(9)
+		picker := factory(backends, nil)
+		var q Query
+		require.Zero(t, testing.AllocsPerRun(1000, func() { picker.Pick(&q).End() }), "first pick")
+		require.Zero(t, testing.AllocsPerRun(1000, func() {
+			q.Reset()
+			for _, b := range backends[:8] {
+				q.Exclude(b)
+			}
+			q.Retry = true
+			if b := picker.Pick(&q); b != nil {
+				b.End()
+			}
+		}), "after eight that were tried")
+	})
+}
+
+// stranger is a picker of another policy.
+type stranger struct{}
+
+func (stranger) Pick(*Query) *backend.Backend { return nil }
+
+func TestFor(t *testing.T) {
+	for _, name := range []string{"roundrobin", "round-robin", "rr"} {
+		factory, err := For(name)
+		require.NoError(t, err)
+		require.IsType(t, &roundRobin{}, factory(nil, nil), name)
+	}
+	_, err := For("least_con")
+	require.ErrorContains(t, err, `"least_con"`)
+	require.ErrorContains(t, err, "roundrobin", "the error names what there is")
+	require.Contains(t, Names(), "roundrobin")
+	require.NotContains(t, Names(), "rr")
+	require.IsIncreasing(t, append(Names(), "~"))
+}
+
+func TestQueryReset(t *testing.T) {
+	backends := set(12)
+	var q Query
+	for _, b := range backends {
+		q.Exclude(b)
+		require.True(t, q.Tried(b), b.ID)
+	}
+	q.Retry = true
+	q.Reset()
+	for _, b := range backends {
+		require.False(t, q.Tried(b), b.ID)
+	}
+	require.Equal(t, Query{}, q, "nothing of one request is left for the next")
+}
+
+func BenchmarkPick(b *testing.B) {
+	picker := newRoundRobin(set(3), nil)
+	var q Query
+	b.ReportAllocs()
+	for b.Loop() {
+		q.Reset()
+		picker.Pick(&q).End()
+	}
+}
