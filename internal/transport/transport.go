@@ -91,17 +91,39 @@ func (t *Transport) dial(ctx context.Context, d *net.Dialer, network string) (ne
 // field stays what req.Host says. A failed dial comes back as an
 // *outcome.DialError; outcome.FromError classifies every error.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	if mustNotRepeat(req) {
+		res, _, err := t.RoundTripOnce(req)
+		return res, err
+	}
+	return t.roundTrip(req, waitUntilQuiet)
+}
+
+// RoundTripOnce does what RoundTrip does, and makes sure that net/http does not
+// send the request a second time when a kept connection turns out to be dead:
+// that would be an attempt which nobody counts. connected reports whether there
+// was a connection at all; if not, nothing was sent.
+func (t *Transport) RoundTripOnce(req *http.Request) (res *http.Response, connected bool, err error) {
+	var conns atomic.Int32
+	res, err = t.roundTrip(req, func(info httptrace.GotConnInfo) {
+		waitUntilQuiet(info)
+		if conns.Add(1) > 1 {
+			// It was idle or new, so nobody else loses it; the write that
+			// follows fails, as it must.
+			_ = info.Conn.Close()
+		}
+	})
+	return res, conns.Load() > 0, err
+}
+
+func (t *Transport) roundTrip(req *http.Request, gotConn func(httptrace.GotConnInfo)) (*http.Response, error) {
+	// httputil makes a trace of its own for every request. Setting the hook in
+	// it costs nothing, where a second trace would be merged by reflection.
 	trace := httptrace.ContextClientTrace(req.Context())
 	if trace == nil {
 		trace = new(httptrace.ClientTrace)
 		req = req.WithContext(httptrace.WithClientTrace(req.Context(), trace))
 	}
-	// httputil makes a trace of its own for every request. Setting the hook in
-	// it costs nothing, where a second trace would be merged by reflection.
-	trace.GotConn = waitUntilQuiet
-	if mustNotRepeat(req) {
-		trace.GotConn = sendOnce()
-	}
+	trace.GotConn = gotConn
 	return t.rt.RoundTrip(req)
 }
 
@@ -122,18 +144,6 @@ func mustNotRepeat(req *http.Request) bool {
 		return false
 	}
 	return req.Header["Idempotency-Key"] != nil || req.Header["X-Idempotency-Key"] != nil
-}
-
-// sendOnce returns a hook that makes every connection after a request's first
-// unusable. A connection it is handed was idle or new, so nobody else loses it.
-func sendOnce() func(httptrace.GotConnInfo) {
-	var conns atomic.Int32
-	return func(info httptrace.GotConnInfo) {
-		waitUntilQuiet(info)
-		if conns.Add(1) > 1 {
-			_ = info.Conn.Close() // the write that follows fails, as it must
-		}
-	}
 }
 
 // Set finds the transport of a backend. Safe for concurrent use.
