@@ -112,7 +112,9 @@ func (e *fanoutEvents) Attempt(p *fanout.Plan, b *backend.Backend, o outcome.Out
 	case o.Class == outcome.Starved: // lb's own want is nobody's failure
 	case o.Class == outcome.Unsent:
 		m.Failed()
-		members.DialFailed(b)
+		if b.Unreachable() { // else the attempt's own time ran out first, which says less
+			members.DialFailed(b)
+		}
 	default:
 		m.Failed()
 		if o.Status != 0 {

@@ -34,7 +34,7 @@ func TestDemoCurls(t *testing.T) {
 		}
 		out := run(i)
 		require.True(t, strings.HasPrefix(out, "HTTP/1.1 201 Created\r\n"), out)
-		require.Contains(t, out, "\r\nX-Lb-Acked: 3/3\r\n")
+		require.Contains(t, out, "\r\nX-LB-Acked: 3/3\r\n")
 		require.True(t, strings.HasSuffix(out, "\r\n\r\n"+said), out)
 	}
 	metrics := run(3)

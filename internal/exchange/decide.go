@@ -46,7 +46,8 @@ func (d *Decider) Snapshot() *Snapshot { return d.snapshot.Load() }
 func (d *Decider) Begin(x *Exchange, v View) Action {
 	x.Start = time.Now()
 	x.Snapshot = d.snapshot.Load()
-	x.Method = v.Method()
+	x.Method, x.Host = v.Method(), v.Host()
+	x.Target.RawPath, _, _ = strings.Cut(v.Target(), "?") // for the log, if it is refused
 	x.forward(v)
 
 	if n := v.Fields(); n > x.Listener.MaxFields {
@@ -56,13 +57,15 @@ func (d *Decider) Begin(x *Exchange, v View) Action {
 		x.Allow = []string{"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"}
 		return x.refuse(outcome.MethodNotAllowed, x.Method+" is never proxied")
 	}
-	var err error
-	if x.Target, err = route.ParseTarget(v.Target()); err != nil {
+	target, err := route.ParseTarget(v.Target())
+	if err != nil {
 		return x.refuse(outcome.BadRequest, err.Error())
 	}
-	if x.Host, err = route.NormalizeHost(v.Host()); err != nil {
+	host, err := route.NormalizeHost(v.Host())
+	if err != nil {
 		return x.refuse(outcome.BadRequest, err.Error())
 	}
+	x.Target, x.Host = target, host
 	if strings.HasPrefix(x.Target.Path, Reserved) {
 		return Status
 	}
@@ -163,7 +166,7 @@ func (d *Decider) Next(x *Exchange, o outcome.Outcome) Kind {
 // goes on until another attempt begins or the request is over.
 func (x *Exchange) attemptEnded(o outcome.Outcome) {
 	b, p := x.Backend, x.Route.Pool
-	x.Outcome = o
+	x.Outcome, x.attempt = o, o.Class
 	switch o.Class {
 	case outcome.Unsent:
 		p.DialFailed(b)
@@ -223,17 +226,19 @@ func (x *Exchange) moveTo(b *backend.Backend) {
 	x.Attempts++
 }
 
-// leave counts how the last attempt ended, and ends its lease.
+// leave counts how the last attempt ended, and ends its lease. What became of
+// the request after the response's head is the backend's doing only if the
+// response broke off.
 func (x *Exchange) leave() {
 	if x.Backend == nil {
 		return
 	}
-	class := x.Outcome.Class
-	if x.passing && class != outcome.Cut { // what the client did later is not the backend's outcome
-		class = outcome.FromStatus(x.Outcome.Status).Class
+	if x.attempt == outcome.Undecided || x.passing && x.Outcome.Class == outcome.Cut {
+		x.attempt = x.Outcome.Class
 	}
-	x.Backend.Outcomes.Count(int(class))
+	x.Backend.Outcomes.Count(int(x.attempt))
 	x.Backend.End()
+	x.attempt = outcome.Undecided
 }
 
 func (x *Exchange) fail(code outcome.Code, detail string) Kind {

@@ -138,17 +138,15 @@ type Exchange struct {
 	Took time.Duration
 
 	query      balance.Query
-	passing    bool // the last attempt's response was the answer
-	retries    int  // tries that counted against the route's attempts
-	repeatable bool // the method, or the key, allows a retry
+	attempt    outcome.Class // how the last attempt ended, as far as its head goes
+	passing    bool          // the last attempt's response was the answer
+	retries    int           // tries that counted against the route's attempts
+	repeatable bool          // the method, or the key, allows a retry
 }
 
 // Reset empties x for the next request, keeping what the listener allows.
 func (x *Exchange) Reset() {
-	l := x.Listener
-	q := x.query
-	q.Reset()
-	*x = Exchange{Listener: l, query: q}
+	*x = Exchange{Listener: x.Listener}
 }
 
 // Listener is what a listener allows, compiled.

@@ -13,11 +13,18 @@ type body struct {
 	io.ReadCloser
 	control *http.ResponseController
 	idle    time.Duration
+	awaited bool // the client sends nothing before it is told to go on: Expect
 	read    atomic.Int64
+	begun   atomic.Bool
 	ended   atomic.Bool
 }
 
+// withheld reports whether the client still waits for leave to send the body.
+// After a final answer nobody can say whether what comes next is that body.
+func (b *body) withheld() bool { return b.awaited && !b.begun.Load() }
+
 func (b *body) Read(p []byte) (int, error) {
+	b.begun.Store(true)
 	_ = b.control.SetReadDeadline(time.Now().Add(b.idle)) // fails only on a connection that is gone
 	n, err := b.ReadCloser.Read(p)
 	b.read.Add(int64(n))

@@ -67,11 +67,12 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	t := h.turns.Get().(*turn)
 	x := &t.x
 	t.view.reset(r)
-	t.w = writer{ResponseWriter: w, x: x, http10: !r.ProtoAtLeast(1, 1), draining: h.front.draining.Load()}
+	t.w = writer{ResponseWriter: w, x: x, http10: !r.ProtoAtLeast(1, 1), draining: &h.front.draining}
 	if r.ContentLength != 0 {
-		t.body = &body{ReadCloser: r.Body, control: http.NewResponseController(w), idle: h.bodyIdle}
+		t.body = &body{ReadCloser: r.Body, control: http.NewResponseController(w), idle: h.bodyIdle, awaited: r.Header["Expect"] != nil}
+		t.w.body = t.body
+		r = r.WithContext(r.Context()) // net/http judges the connection by the body in its own copy
 		r.Body = t.body
-		t.w.body, t.w.expects = t.body, r.Header["Expect"] != nil
 	}
 	h.front.busy.Add(1)
 	defer h.finish(t, r)
@@ -102,7 +103,7 @@ func (h *handler) finish(t *turn, r *http.Request) {
 		x.BytesIn = t.body.read.Load()
 		t.body.abandon()
 	}
-	if t.w.tunnel != nil {
+	if t.w.tunnel != nil { // its other direction may still be ending
 		x.BytesIn, x.BytesOut = t.w.tunnel.in.Load(), t.w.tunnel.out.Load()
 	}
 	switch {

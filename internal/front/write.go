@@ -25,6 +25,9 @@ func (f *Front) serveFanout(w *writer, r *http.Request, x *exchange.Exchange) {
 		return
 	}
 	keys := r.Header["Idempotency-Key"]
+	if exchange.Named(r.Header["Connection"], "Idempotency-Key") {
+		keys = nil
+	}
 	if len(keys) > 1 {
 		w.refuse(&outcome.Error{Code: outcome.BadRequest, Detail: "the request has more than one Idempotency-Key"})
 		return
@@ -44,8 +47,10 @@ func (f *Front) serveFanout(w *writer, r *http.Request, x *exchange.Exchange) {
 		f.answerWrite(w, answer)
 	case errors.As(err, &failure):
 		w.refuse(failure)
-	default: // the client left; the write goes on without it
+	case r.Context().Err() != nil: // the client left; the write goes on without it
 		panic(http.ErrAbortHandler)
+	default:
+		w.refuse(&outcome.Error{Code: outcome.StorageUnavailable, Detail: "the write could not be stored, and was not sent", Err: err})
 	}
 }
 
@@ -56,6 +61,8 @@ func (f *Front) answerWrite(w *writer, a fanout.Answer) {
 	for _, field := range a.Fields {
 		h.Add(field.Name, field.Value)
 	}
+	h.Del("X-Lb-Fanout-Id") // a backend's own
+	h.Del("X-Lb-Acked")
 	h["X-LB-Fanout-Id"] = []string{a.ID} // spelled as documented, for those who look with grep
 	h["X-LB-Acked"] = []string{fmt.Sprintf("%d/%d", a.Acked, a.Total)}
 	if !a.Pending {

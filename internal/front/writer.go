@@ -22,9 +22,8 @@ type writer struct {
 	http.ResponseWriter
 	x        *exchange.Exchange
 	http10   bool // the client speaks HTTP/1.0: no 1xx may go to it
-	draining bool
+	draining *atomic.Bool
 	body     *body // the request's, nil if it has none
-	expects  bool  // the client waits for leave to send the body
 	length   int64 // Content-Length of the answer, -1 if unknown
 	broken   error // the first error in writing to the client
 	tunnel   *tunnel
@@ -47,7 +46,7 @@ func (w *writer) WriteHeader(status int) {
 	if _, ok := h["Content-Type"]; !ok {
 		h["Content-Type"] = nil // nothing is sniffed
 	}
-	if w.draining && status != http.StatusSwitchingProtocols || w.early() {
+	if w.draining.Load() || w.early() {
 		h.Set("Connection", "close")
 	}
 	w.length = -1
@@ -68,16 +67,18 @@ func (w *writer) WriteHeader(status int) {
 // for that: net/http would read on before it sends the head. One reason is a
 // backend that answers while the client still sends; the other a client that
 // sends nothing until it hears. The connection ends with such an answer, so
-// that what is left of the body is not taken for a request.
+// that what is left of the body is not taken for a request. (net/http would
+// also panic when it has read that rest and goes on to the next request.)
 func (w *writer) early() bool {
 	if w.body == nil || w.body.ended.Load() {
 		return false
 	}
-	backends := w.x.Backend != nil && w.x.Failure == nil
-	if backends {
-		_ = http.NewResponseController(w.ResponseWriter).EnableFullDuplex() // HTTP/1 always can
+	if proxied := w.x.Backend != nil && w.x.Failure == nil; !proxied && !w.body.withheld() {
+		w.body.abandon() // net/http may wait for the rest, but not for ever
+		return false
 	}
-	return backends || w.expects
+	_ = w.body.control.EnableFullDuplex() // HTTP/1 always can
+	return true
 }
 
 // Write sends a piece of the body. A piece that is not the last one does not

@@ -8,16 +8,17 @@ type Code string
 
 // The codes, as the documentation lists them.
 const (
-	BadRequest       Code = "bad_request"
-	NoRoute          Code = "no_route"
-	MethodNotAllowed Code = "method_not_allowed"
-	BodyTooLarge     Code = "body_too_large"
-	HeaderTooLarge   Code = "header_too_large"
-	BackendReset     Code = "backend_reset"
-	BackendInvalid   Code = "backend_invalid"
-	BackendTimeout   Code = "backend_timeout"
-	NoBackend        Code = "no_backend"
-	Overloaded       Code = "overloaded"
+	BadRequest         Code = "bad_request"
+	NoRoute            Code = "no_route"
+	MethodNotAllowed   Code = "method_not_allowed"
+	BodyTooLarge       Code = "body_too_large"
+	HeaderTooLarge     Code = "header_too_large"
+	BackendReset       Code = "backend_reset"
+	BackendInvalid     Code = "backend_invalid"
+	BackendTimeout     Code = "backend_timeout"
+	NoBackend          Code = "no_backend"
+	Overloaded         Code = "overloaded"
+	StorageUnavailable Code = "storage_unavailable"
 	// Unauthorized and those that follow are of the admin listener alone.
 	Unauthorized    Code = "unauthorized"
 	Forbidden       Code = "forbidden"
@@ -36,22 +37,23 @@ var codes = map[Code]struct {
 	status int
 	title  string
 }{
-	BadRequest:       {400, "The request is not acceptable"},
-	NoRoute:          {404, "No route matches the request"},
-	MethodNotAllowed: {405, "The method is not allowed here"},
-	BodyTooLarge:     {413, "The request body is too large"},
-	HeaderTooLarge:   {431, "The request head is too large"},
-	BackendReset:     {502, "The backend closed the connection without an answer"},
-	BackendInvalid:   {502, "The backend's answer is not valid HTTP"},
-	BackendTimeout:   {504, "The backend did not answer in time"},
-	NoBackend:        {503, "No backend is available"},
-	Overloaded:       {503, "Too much is pending"},
-	Unauthorized:     {401, "A bearer token is needed"},
-	Forbidden:        {403, "Cross-site requests are refused"},
-	MisdirectedHost:  {421, "This host name is not served here"},
-	NotFound:         {404, "There is nothing at this path"},
-	Internal:         {500, "Something in lb itself failed"},
-	ClientClosed:     {StatusClientClosed, "The client left"},
+	BadRequest:         {400, "The request is not acceptable"},
+	NoRoute:            {404, "No route matches the request"},
+	MethodNotAllowed:   {405, "The method is not allowed here"},
+	BodyTooLarge:       {413, "The request body is too large"},
+	HeaderTooLarge:     {431, "The request head is too large"},
+	BackendReset:       {502, "The backend closed the connection without an answer"},
+	BackendInvalid:     {502, "The backend's answer is not valid HTTP"},
+	BackendTimeout:     {504, "The backend did not answer in time"},
+	NoBackend:          {503, "No backend is available"},
+	Overloaded:         {503, "Too much is pending"},
+	StorageUnavailable: {503, "The storage is not available"},
+	Unauthorized:       {401, "A bearer token is needed"},
+	Forbidden:          {403, "Cross-site requests are refused"},
+	MisdirectedHost:    {421, "This host name is not served here"},
+	NotFound:           {404, "There is nothing at this path"},
+	Internal:           {500, "Something in lb itself failed"},
+	ClientClosed:       {StatusClientClosed, "The client left"},
 }
 
 // Status returns the HTTP status that belongs to the code, 500 for one that

@@ -165,7 +165,9 @@ func (p *Proxy) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, x.Failure
 		}
 		if res != nil {
-			discard(res)
+			// Not read to its end: the body may be slow, and the time is the
+			// next attempt's. The connection is the price.
+			_ = res.Body.Close()
 			f.timer.Reset(time.Until(x.Start.Add(x.Route.Timeout)))
 		}
 		if x.Attempts > 1 {
@@ -221,8 +223,8 @@ func (f *flight) judge(res *http.Response, err error) outcome.Outcome {
 			return outcome.Outcome{Class: bodyClass(cause), Err: cause}
 		}
 		return outcome.Outcome{Class: outcome.ClientGone, Err: err}
-	case f.body.broken() != nil:
-		return outcome.Outcome{Class: bodyClass(f.body.broken()), Err: f.body.broken()}
+	case f.body.broken() != nil && errors.Is(err, f.body.broken()):
+		return outcome.Outcome{Class: bodyClass(err), Err: err}
 	case f.expired.Load():
 		return outcome.Outcome{Class: outcome.Timeout, Err: err}
 	}
@@ -283,16 +285,6 @@ func dropHopByHop(h http.Header) {
 	for _, name := range []string{"Keep-Alive", "Proxy-Authenticate", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding"} {
 		h.Del(name)
 	}
-}
-
-// discard gives a response up for another attempt. A short body has come with
-// its head and is read, so that the connection can be used again.
-func discard(res *http.Response) {
-	const short = 4 << 10
-	if 0 <= res.ContentLength && res.ContentLength <= short {
-		_, _ = io.CopyN(io.Discard, res.Body, short)
-	}
-	_ = res.Body.Close()
 }
 
 // answerError answers a request that got no response to pass on.
