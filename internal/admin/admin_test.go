@@ -71,9 +71,12 @@ func requireProblem(t *testing.T, rec *httptest.ResponseRecorder, status int) st
 	require.Equal(t, status, p.Status)
 	require.NotEmpty(t, p.Type)
 	require.NotEmpty(t, p.Detail)
-	require.Equal(t, p.Code, strings.Join(rec.Header()["X-LB-Error"], " "))
+	require.Equal(t, []string{p.Code}, rec.Header()[errorField])
 	return p.Code
 }
+
+// errorField is spelled as it stands on the wire, which is not Go's own way.
+var errorField = "X-LB-Error"
 
 // TestMatrix asks for every path of the handler, with every method and every
 // state of the credential. A path without a row here fails.

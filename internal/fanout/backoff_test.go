@@ -87,7 +87,7 @@ func TestRetryAfter(t *testing.T) {
 		"":                     0,
 		"0":                    0,
 		"7":                    7 * time.Second,
-		" 120 ":                2 * time.Minute,
+		" 120 ":                2 * time.Minute, //nolint:gocritic // the blanks are what is tried
 		"99999999999999999999": math.MaxInt32 * time.Second,
 		"-1":                   0,
 		"+1":                   0,
