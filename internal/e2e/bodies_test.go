@@ -11,6 +11,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -20,7 +21,7 @@ import (
 // client hears what the backend said, and sends its body then.
 func TestExpectContinue(t *testing.T) {
 	t.Parallel()
-	asked, allow := make(chan int), make(chan struct{})
+	asked, allow := make(chan int, 1), make(chan struct{})
 	b := rawBackend(t, func(conn net.Conn) {
 		in := bufio.NewReader(conn)
 		req, err := http.ReadRequest(in)
@@ -33,10 +34,12 @@ func TestExpectContinue(t *testing.T) {
 		body, _ := io.ReadAll(req.Body)
 		_, _ = io.WriteString(conn, head(200, lengthOf(string(body)))+string(body))
 	})
+	goOn := sync.OnceFunc(func() { close(allow) })
+	t.Cleanup(goOn)
 	d := start(t, proxyAll("", b.Addr))
 	c := d.raw(t, "POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
-	require.Zero(t, <-asked)
-	close(allow)
+	require.Zero(t, await(t, "the head", asked))
+	goOn()
 	a, err := c.response(http.MethodPost)
 	require.NoError(t, err)
 	require.Equal(t, http.StatusContinue, a.Status)

@@ -154,7 +154,7 @@ func TestAccessLinesOfAnyBytes(t *testing.T) {
 // backend is let go.
 func TestClientsThatLeave(t *testing.T) {
 	t.Parallel()
-	came, left := make(chan struct{}), make(chan struct{})
+	came, left := make(chan struct{}, 9), make(chan struct{}, 9)
 	d := start(t, proxyAll("", rawBackend(t, func(conn net.Conn) {
 		in := bufio.NewReader(conn)
 		if _, err := in.Peek(1); err != nil {
@@ -169,9 +169,9 @@ func TestClientsThatLeave(t *testing.T) {
 		"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n" + strings.Repeat("x", 100_000), "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n186a0\r\n" + strings.Repeat("x", 100_000),
 	} {
 		c := d.raw(t, request)
-		<-came
+		await(t, "the request", came)
 		_ = c.Close()
-		<-left
+		await(t, "the backend to be let go", left)
 		requireIdle(t, d)
 	}
 	d.stop()

@@ -117,7 +117,7 @@ func TestSlowReaders(t *testing.T) {
 	d := start(t, withListener(proxyAll("", b.Addr), "timeouts: { write_idle: 500ms }"))
 	c := d.raw(t, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 	c.head(http.MethodGet)
-	<-released
+	await(t, "the backend to be let go", released)
 	requireIdle(t, d)
 	n, _ := io.Copy(io.Discard, c.Reader)
 	require.Less(t, n, int64(size))

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/coder/websocket"
 	"github.com/stretchr/testify/require"
@@ -126,19 +127,32 @@ func TestTunnelsCloseBothWays(t *testing.T) {
 	}
 	c := open()
 	_ = c.Close()
-	<-ended
+	await(t, "the backend to be let go", ended)
 	requireIdle(t, d)
 
 	c = open()
 	c.send("!") // makes the backend close
-	<-ended
+	await(t, "the backend to be let go", ended)
 	c.closed()
 	requireIdle(t, d)
 }
 
-// dripping is a backend that sends its answer in pieces, each when it is told.
-func dripping(t testing.TB, next chan struct{}, pieces ...string) string {
-	return rawBackend(t, func(conn net.Conn) {
+// await waits for a word from elsewhere.
+func await[T any](t testing.TB, what string, word <-chan T) (said T) {
+	t.Helper()
+	select {
+	case said = <-word:
+	case <-time.After(patience):
+		require.FailNow(t, "waited in vain for "+what)
+	}
+	return said
+}
+
+// dripping is a backend that sends its answer in pieces, the first at once and
+// each further one when next is called; then it closes.
+func dripping(t testing.TB, pieces ...string) (addr string, next func()) {
+	told, over := make(chan struct{}, len(pieces)), make(chan struct{})
+	b := rawBackend(t, func(conn net.Conn) {
 		if _, err := http.ReadRequest(bufio.NewReader(conn)); err != nil {
 			return
 		}
@@ -146,11 +160,15 @@ func dripping(t testing.TB, next chan struct{}, pieces ...string) string {
 			if _, err := io.WriteString(conn, piece); err != nil {
 				return
 			}
-			if _, more := <-next; !more {
+			select {
+			case <-told:
+			case <-over:
 				return
 			}
 		}
-	}).Addr
+	})
+	t.Cleanup(func() { close(over) })
+	return b.Addr, func() { told <- struct{}{} }
 }
 
 // Promise: what a backend sends arrives as it comes, whatever its framing: no
@@ -171,20 +189,19 @@ func TestStreamsFlowAsTheyCome(t *testing.T) {
 				for i := 1; i < 5; i++ {
 					pieces = append(pieces, fmt.Sprintf(framing.format, i))
 				}
-				next := make(chan struct{})
-				d := start(t, proxyAll("", dripping(t, next, pieces...)))
+				addr, next := dripping(t, pieces...)
+				d := start(t, proxyAll("", addr))
 				c := d.raw(t, "GET / HTTP/"+proto+"\r\nHost: x\r\n\r\n")
 				res := c.head(http.MethodGet)
 				for i := range pieces {
 					requireNext(t, res.Body, fmt.Sprintf("event %d", i))
 					if i+1 < len(pieces) {
-						next <- struct{}{}
+						next()
 					}
 				}
 				require.Equal(t, 1.0, d.metric("lb_backend_in_flight"), "the lease ends with the last byte")
 				_ = c.Close() // the client has enough
 				requireIdle(t, d)
-				close(next)
 				d.stop()
 				require.Equal(t, "client_closed", d.accessLog()[0]["code"])
 			})
@@ -195,13 +212,12 @@ func TestStreamsFlowAsTheyCome(t *testing.T) {
 // Promise: the head of a stream does not wait for its first piece.
 func TestStreamHeadsAreNotHeldBack(t *testing.T) {
 	t.Parallel()
-	next := make(chan struct{})
-	d := start(t, proxyAll("", dripping(t, next, head(200, "Transfer-Encoding: chunked"), "2\r\nok\r\n0\r\n\r\n")))
+	addr, next := dripping(t, head(200, "Transfer-Encoding: chunked"), "2\r\nok\r\n0\r\n\r\n")
+	d := start(t, proxyAll("", addr))
 	c := d.raw(t, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 	res := c.head(http.MethodGet)
-	next <- struct{}{}
+	next()
 	requireNext(t, res.Body, "ok")
-	close(next)
 }
 
 // Promise: interim responses reach a client that knows them, without the

@@ -87,6 +87,9 @@ func newRequest(address string, r Request) (*http.Request, error) {
 		Method: r.Method, URL: u, Host: r.Host, Header: header,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 	}
+	if r.Host == "" {
+		req.Host = "/" // net/http would name the URL's; for what is no host it sends an empty one
+	}
 	if len(r.Body) > 0 {
 		req.Body = io.NopCloser(bytes.NewReader(r.Body))
 		req.ContentLength = int64(len(r.Body))

@@ -101,7 +101,7 @@ func (h *handler) finish(t *turn, r *http.Request) {
 	x := &t.x
 	if t.body != nil {
 		x.BytesIn = t.body.read.Load()
-		t.body.abandon()
+		t.body.abandon(true)
 	}
 	if t.w.tunnel != nil { // its other direction may still be ending
 		x.BytesIn, x.BytesOut = t.w.tunnel.in.Load(), t.w.tunnel.out.Load()

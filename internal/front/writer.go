@@ -65,16 +65,16 @@ func (w *writer) WriteHeader(status int) {
 
 // early reports an answer before the end of the request body that must not wait
 // for that: net/http would read on before it sends the head. One reason is a
-// backend that answers while the client still sends; the other a client that
-// sends nothing until it hears. The connection ends with such an answer, so
+// backend that answers while the client still sends; another a client that
+// sends nothing until it hears; the third that time ran out during a pause. The connection ends with such an answer, so
 // that what is left of the body is not taken for a request. (net/http would
 // also panic when it has read that rest and goes on to the next request.)
 func (w *writer) early() bool {
 	if w.body == nil || w.body.ended.Load() {
 		return false
 	}
-	if proxied := w.x.Backend != nil && w.x.Failure == nil; !proxied && !w.body.withheld() {
-		w.body.abandon() // net/http may wait for the rest, but not for ever
+	if proxied := w.x.Backend != nil && w.x.Failure == nil; !proxied && !w.body.withheld() && !w.body.cutShort() {
+		w.body.abandon(false) // net/http may wait for the rest, but not for ever
 		return false
 	}
 	_ = w.body.control.EnableFullDuplex() // HTTP/1 always can

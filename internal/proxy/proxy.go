@@ -54,6 +54,7 @@ type flight struct {
 	cancel  context.CancelFunc
 	x       *exchange.Exchange
 	client  context.Context // ends when the client leaves
+	upload  io.Reader       // the request's body as the client sends it
 	body    *body           // nil for a request without one
 	timer   *time.Timer
 	expired atomic.Bool
@@ -71,9 +72,14 @@ func (f *flight) Value(key any) any {
 	return f.Context.Value(key)
 }
 
-// expire ends the flight when the route's timeout is over.
+// expire ends the flight when the route's timeout is over. net/http lets no
+// request go before it has done with its body: if the client has paused, the
+// wait for it ends too.
 func (f *flight) expire() {
 	f.expired.Store(true)
+	if upload, ok := f.upload.(interface{ Interrupt() }); ok {
+		upload.Interrupt()
+	}
 	f.cancel()
 }
 
@@ -81,7 +87,7 @@ func (f *flight) expire() {
 // when the last byte has been sent or the tunnel has closed; like httputil it
 // panics with http.ErrAbortHandler when a response breaks off after its head.
 func (p *Proxy) Serve(w http.ResponseWriter, r *http.Request, x *exchange.Exchange) {
-	f := &flight{x: x, client: r.Context()}
+	f := &flight{x: x, client: r.Context(), upload: r.Body}
 	f.Context, f.cancel = context.WithCancel(r.Context())
 	defer f.cancel()
 	f.timer = time.AfterFunc(x.Route.Timeout, f.expire)
@@ -207,8 +213,9 @@ func (f *flight) boundInterims(trace *httptrace.ClientTrace) {
 	}
 }
 
-// judge says how an attempt ended. What the client did comes first: when it
-// leaves or its body breaks off, the error may look like the backend's.
+// judge says how an attempt ended. What the client did comes before the error:
+// when it leaves or its body breaks off, that may look like the backend's. What
+// lb itself did comes first: expire makes it look as if the client had gone.
 func (f *flight) judge(res *http.Response, err error) outcome.Outcome {
 	switch {
 	case err == nil && f.timer.Stop(): // from the head on, only idle timeouts count
@@ -216,6 +223,8 @@ func (f *flight) judge(res *http.Response, err error) outcome.Outcome {
 	case err == nil:
 		_ = res.Body.Close()
 		return outcome.Outcome{Class: outcome.Timeout, Err: outcome.ErrTimeout}
+	case f.expired.Load():
+		return outcome.Outcome{Class: outcome.Timeout, Err: err}
 	case f.client.Err() != nil:
 		// net/http calls a request off whenever it fails to read its body, also
 		// when the client has merely paused for too long.
@@ -225,8 +234,6 @@ func (f *flight) judge(res *http.Response, err error) outcome.Outcome {
 		return outcome.Outcome{Class: outcome.ClientGone, Err: err}
 	case f.body.broken() != nil && errors.Is(err, f.body.broken()):
 		return outcome.Outcome{Class: bodyClass(err), Err: err}
-	case f.expired.Load():
-		return outcome.Outcome{Class: outcome.Timeout, Err: err}
 	}
 	return outcome.FromError(err)
 }

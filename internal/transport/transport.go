@@ -31,7 +31,7 @@ type Settings struct {
 const (
 	// A backend's head may be larger than a client's (cookies, CSP), but a
 	// backend gone wrong must not fill the memory; net/http's own default is
-	// 10 MiB. The bound covers all 1xx heads of a response as well.
+	// 10 MiB.
 	maxResponseHead = 256 << 10
 	// Uploads are written in pieces of the write buffer: net/http's 4 KiB
 	// would cost a system call for each.
