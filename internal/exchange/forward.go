@@ -168,16 +168,3 @@ func fold(c byte) byte {
 	}
 	return c
 }
-
-// Named reports whether a Connection field names the field: such a field is
-// meant for lb alone, and counts as absent.
-func Named(connection []string, field string) bool {
-	for _, line := range connection {
-		for name := range strings.SplitSeq(line, ",") {
-			if strings.EqualFold(strings.TrimSpace(name), field) {
-				return true
-			}
-		}
-	}
-	return false
-}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"lb/internal/backend"
+	"lb/internal/field"
 	"lb/internal/outcome"
 	"lb/internal/transport"
 )
@@ -117,26 +118,12 @@ func requestURL(address, target string) (*url.URL, error) {
 	return u, nil
 }
 
-// hopByHop are the fields of a response that end at lb (RFC 9110 §7.6.1), and
-// those that net/http makes anew with the body.
-var hopByHop = []string{
-	"Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization",
-	"Te", "Trailer", "Transfer-Encoding", "Upgrade", "Content-Length",
-}
-
-// endToEnd returns h's end-to-end fields, by name; the values of one name keep
-// their order.
+// endToEnd returns h's end-to-end fields, by name, without the Content-Length
+// that is made anew; the values of one name keep their order.
 func endToEnd(h http.Header) []Field {
-	dropped := hopByHop
-	for _, value := range h["Connection"] {
-		for name := range strings.SplitSeq(value, ",") {
-			dropped = append(dropped[:len(dropped):len(dropped)],
-				textproto.CanonicalMIMEHeaderKey(strings.TrimSpace(name)))
-		}
-	}
 	fields := make([]Field, 0, len(h))
 	for name, values := range h {
-		if slices.Contains(dropped, name) {
+		if name == "Content-Length" || field.HopByHop(name, h["Connection"]) {
 			continue
 		}
 		for _, v := range values {

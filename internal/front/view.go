@@ -5,7 +5,7 @@ import (
 	"net/netip"
 	"strings"
 
-	"lb/internal/exchange"
+	"lb/internal/field"
 )
 
 // view shows an *http.Request to exchange.
@@ -28,10 +28,10 @@ func (v *view) Target() string   { return v.r.RequestURI }
 func (v *view) Host() string     { return v.r.Host }
 func (v *view) Peer() netip.Addr { return v.peer }
 
-func (v *view) Lookup(field string) string {
-	values := v.r.Header[field]
+func (v *view) Lookup(name string) string {
+	values := v.r.Header[name]
 	switch {
-	case len(values) == 0 || exchange.Named(v.r.Header["Connection"], field):
+	case len(values) == 0 || field.Named(v.r.Header["Connection"], name):
 		return ""
 	case len(values) == 1:
 		return values[0]

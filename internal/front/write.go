@@ -11,6 +11,7 @@ import (
 
 	"lb/internal/exchange"
 	"lb/internal/fanout"
+	"lb/internal/field"
 	"lb/internal/outcome"
 )
 
@@ -25,7 +26,7 @@ func (f *Front) serveFanout(w *writer, r *http.Request, x *exchange.Exchange) {
 		return
 	}
 	keys := r.Header["Idempotency-Key"]
-	if exchange.Named(r.Header["Connection"], "Idempotency-Key") {
+	if field.Named(r.Header["Connection"], "Idempotency-Key") {
 		keys = nil
 	}
 	if len(keys) > 1 {
@@ -107,14 +108,6 @@ func originForm(x *exchange.Exchange) string {
 	return x.Target.RawPath + "?" + x.Target.RawQuery
 }
 
-// hopByHop are the fields that concern one connection only (RFC 9110 §7.6.1),
-// beside those that Connection names.
-var hopByHop = map[string]bool{
-	"Connection": true, "Keep-Alive": true, "Proxy-Authenticate": true,
-	"Proxy-Authorization": true, "Proxy-Connection": true, "Te": true,
-	"Trailer": true, "Transfer-Encoding": true, "Upgrade": true,
-}
-
 // framing are the fields that the sender of each attempt makes anew.
 var framing = map[string]bool{"Content-Length": true, "Expect": true, "Idempotency-Key": true}
 
@@ -129,7 +122,7 @@ func endToEnd(h http.Header, forward *exchange.Forward) []fanout.Field {
 		}
 	}
 	for name, values := range h {
-		if hopByHop[name] || framing[name] || exchange.Named(h["Connection"], name) || exchange.Withheld(name, forward.Trusted) {
+		if field.HopByHop(name, h["Connection"]) || framing[name] || exchange.Withheld(name, forward.Trusted) {
 			continue
 		}
 		switch name {

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"lb/internal/exchange"
+	"lb/internal/field"
 	"lb/internal/outcome"
 	"lb/internal/problem"
 	"lb/internal/transport"
@@ -143,7 +144,7 @@ func rewrite(pr *httputil.ProxyRequest) {
 	set("X-Forwarded-Proto", forward.Proto)
 	set("X-Request-Id", forward.RequestID)
 	said, ok := pr.In.Header["Forwarded"]
-	if ok && forward.Trusted && !exchange.Named(pr.In.Header["Connection"], "Forwarded") {
+	if ok && forward.Trusted && !field.Named(pr.In.Header["Connection"], "Forwarded") {
 		out.Header["Forwarded"] = said // httputil takes it away, whoever says it
 	}
 	delete(out.Header, "Te") // hop-by-hop, though httputil puts it back
@@ -207,8 +208,6 @@ func (f *flight) boundInterims(trace *httptrace.ClientTrace) {
 			return fmt.Errorf("%w: more than %d interim responses", outcome.ErrInvalidAnswer, maxInterims)
 		}
 		dropHopByHop(http.Header(h))
-		delete(h, "Connection")
-		delete(h, "Upgrade")
 		return pass(status, h)
 	}
 }
@@ -274,23 +273,19 @@ func checkAnswer(req *http.Request, res *http.Response) error {
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		dropHopByHop(res.Header)
 		res.Header.Set("Connection", "Upgrade")
+		res.Header.Set("Upgrade", "websocket")
 		delete(res.Header, "X-Request-Id") // lb's own is the one that counts
 	}
 	return nil
 }
 
-// dropHopByHop takes the fields of one connection away, but for Connection and
-// Upgrade.
+// dropHopByHop takes the fields of one connection away.
 func dropHopByHop(h http.Header) {
-	for _, line := range h["Connection"] {
-		for name := range strings.SplitSeq(line, ",") {
-			if name = strings.TrimSpace(name); !strings.EqualFold(name, "Upgrade") && !strings.EqualFold(name, "Connection") {
-				h.Del(name)
-			}
+	connection := h["Connection"]
+	for name := range h {
+		if field.HopByHop(name, connection) {
+			delete(h, name)
 		}
-	}
-	for _, name := range []string{"Keep-Alive", "Proxy-Authenticate", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding"} {
-		h.Del(name)
 	}
 }
 
