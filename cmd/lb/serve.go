@@ -67,6 +67,7 @@ func serve(ctx context.Context, c *config.Config, warnings []config.Problem, std
 		return err
 	}
 	defer logs.Close()
+	tuneMemory()
 	restore, err := zap.RedirectStdLogAt(logs.Main, zap.DebugLevel) // net/http prints what backends do wrong
 	if err != nil {
 		return err
