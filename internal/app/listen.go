@@ -32,8 +32,12 @@ func listen(ctx context.Context, address string) (net.Listener, error) {
 }
 
 // abandoned reports whether nobody listens on the socket file at path: a
-// process that was killed leaves it behind.
+// process that was killed leaves it behind. (A dial to a file of another kind
+// is refused too.)
 func abandoned(ctx context.Context, path string) bool {
+	if info, err := os.Lstat(path); err != nil || info.Mode().Type() != fs.ModeSocket {
+		return false
+	}
 	d := net.Dialer{Timeout: time.Second}
 	c, err := d.DialContext(ctx, "unix", path)
 	if err == nil {

@@ -11,7 +11,8 @@ import (
 )
 
 // Promise: a backend that hangs up in the middle of an upload is to blame for
-// it, not the client that sends what it has.
+// it, not the client that sends what it has; and the client need not go on to
+// the end before it hears.
 func TestBackendThatHangsUpDuringAnUpload(t *testing.T) {
 	t.Parallel()
 	gone := make(chan struct{})
@@ -24,6 +25,8 @@ func TestBackendThatHangsUpDuringAnUpload(t *testing.T) {
 	for _, upload := range []struct{ framing, rest string }{
 		{"Content-Length: 100\r\n\r\nabc", strings.Repeat("x", 97)},
 		{te + "\r\n\r\n3\r\nabc\r\n", "1\r\nx\r\n0\r\n\r\n"},
+		{"Content-Length: 100\r\n\r\nabc", "x"},
+		{te + "\r\n\r\n3\r\nabc\r\n", "1\r\nx\r\n"},
 	} {
 		c := d.raw(t, "POST / HTTP/1.1\r\nHost: x\r\n"+upload.framing)
 		<-gone
@@ -34,7 +37,7 @@ func TestBackendThatHangsUpDuringAnUpload(t *testing.T) {
 		_ = c.Close()
 	}
 	requireIdle(t, d)
-	require.Equal(t, 2.0, d.metric("lb_backend_requests_total", "outcome", "reset"))
+	require.Equal(t, 4.0, d.metric("lb_backend_requests_total", "outcome", "reset"))
 	require.Equal(t, "up", d.instance("b1").State, "it was reached")
 	d.stop()
 	for _, line := range d.accessLog() {

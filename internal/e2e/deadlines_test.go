@@ -62,6 +62,19 @@ func TestOwnAnswersDoNotWaitForBodies(t *testing.T) {
 	require.Equal(t, http.StatusOK, c.ask("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").Status)
 }
 
+// Promise: nor does it wait at all for a body that is too long to be worth it.
+func TestOwnAnswersDoNotWaitForHugeBodies(t *testing.T) {
+	t.Parallel()
+	d := start(t, listeners+"routes: [{ name: own, match: { path: /own }, respond: { status: 200, body: mine } }]\n")
+	for _, path := range []string{"/own", "/nowhere"} {
+		began := time.Now()
+		a, err := d.raw(t, "POST "+path+" HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000000\r\n\r\nbegin").final(http.MethodPost)
+		require.NoError(t, err, path)
+		require.True(t, a.Close)
+		require.Less(t, time.Since(began), soon)
+	}
+}
+
 // Promise: a response that is given up for a retry takes nothing of its time,
 // however slow its body is; and the route's timeout goes on.
 func TestStalledAnswersDoNotHoldUpTheRetry(t *testing.T) {

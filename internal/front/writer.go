@@ -64,16 +64,18 @@ func (w *writer) WriteHeader(status int) {
 }
 
 // early reports an answer before the end of the request body that must not wait
-// for that: net/http would read on before it sends the head. One reason is a
-// backend that answers while the client still sends; another a client that
-// sends nothing until it hears; the third that time ran out during a pause. The connection ends with such an answer, so
-// that what is left of the body is not taken for a request. (net/http would
-// also panic when it has read that rest and goes on to the next request.)
+// for that: net/http would read on before it sends the head. Such are answers
+// to a body that a backend has begun to get, be they its own or about its
+// failure; to a client that sends nothing until it hears; and those for which
+// time ran out during a pause. The connection ends with such an answer, so that
+// what is left of the body is not taken for a request. (net/http would also
+// panic when it has read that rest and goes on to the next request.)
 func (w *writer) early() bool {
 	if w.body == nil || w.body.ended.Load() {
 		return false
 	}
-	if proxied := w.x.Backend != nil && w.x.Failure == nil; !proxied && !w.body.withheld() && !w.body.cutShort() {
+	proxied := w.x.Backend != nil && (w.x.Failure == nil || w.body.begun.Load())
+	if !proxied && !w.body.withheld() && !w.body.cutShort() {
 		w.body.abandon(false) // net/http may wait for the rest, but not for ever
 		return false
 	}
