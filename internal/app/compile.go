@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"lb/internal/backend"
 	"lb/internal/balance"
@@ -49,7 +50,12 @@ func newRegistry(c *config.Config, m *metrics.Registry, onChange func(pool.Chang
 			fanned[rt.Fanout.Pool] = true
 		}
 	}
+	longest := longestWaits(c)
 	for _, pc := range c.Pools {
+		head := pc.Transport.ResponseHeader.D()
+		if head >= longest[pc.Name] {
+			head = 0 // no route waits so long, and a second timer for each request costs
+		}
 		factory, err := balance.For(pc.Policy.Name)
 		if err != nil {
 			return nil, fmt.Errorf("pool %s: %w", pc.Name, err)
@@ -65,7 +71,7 @@ func newRegistry(c *config.Config, m *metrics.Registry, onChange func(pool.Chang
 				r.deliveries[b] = m.Delivery(pc.Name, bc.ID, bc.Address, outcome.Names[:])
 			}
 			r.transports.Add(b, transport.New(b, transport.Settings{
-				Connect: pc.Transport.Connect.D(), ResponseHeader: pc.Transport.ResponseHeader.D(),
+				Connect: pc.Transport.Connect.D(), ResponseHeader: head,
 				Idle: pc.Transport.Idle.D(), MaxIdle: pc.Transport.MaxIdlePerBackend,
 			}))
 			backends = append(backends, b)
@@ -74,6 +80,21 @@ func newRegistry(c *config.Config, m *metrics.Registry, onChange func(pool.Chang
 		r.pools = append(r.pools, pool.New(pc.Name, factory, budget, backends, onChange))
 	}
 	return r, nil
+}
+
+// longestWaits returns for each pool how long any route waits for a response
+// head from one of its backends.
+func longestWaits(c *config.Config) map[string]time.Duration {
+	longest := make(map[string]time.Duration)
+	for _, rc := range c.Routes {
+		switch {
+		case rc.Proxy != nil:
+			longest[rc.Proxy.Pool] = max(longest[rc.Proxy.Pool], rc.Proxy.Timeout.D())
+		case rc.Fanout != nil:
+			longest[rc.Fanout.Pool] = max(longest[rc.Fanout.Pool], rc.Fanout.AttemptTimeout.D())
+		}
+	}
+	return longest
 }
 
 // compile turns the routes of a valid configuration into a snapshot.

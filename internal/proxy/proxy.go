@@ -57,7 +57,7 @@ type flight struct {
 	client  context.Context // ends when the client leaves
 	upload  io.Reader       // the request's body as the client sends it
 	body    *body           // nil for a request without one
-	timer   *time.Timer
+	alarm   *alarm
 	expired atomic.Bool
 
 	interims atomic.Int32 // 1xx responses so far
@@ -91,8 +91,8 @@ func (p *Proxy) Serve(w http.ResponseWriter, r *http.Request, x *exchange.Exchan
 	f := &flight{x: x, client: r.Context(), upload: r.Body}
 	f.Context, f.cancel = context.WithCancel(r.Context())
 	defer f.cancel()
-	f.timer = time.AfterFunc(x.Route.Timeout, f.expire)
-	defer f.timer.Stop()
+	f.alarm = newAlarm(f, x.Route.Timeout)
+	defer f.alarm.giveBack()
 	if !websocketHandshake(r) {
 		r.Header.Del("Upgrade") // httputil would tunnel any token that a backend mirrors
 	}
@@ -175,7 +175,7 @@ func (p *Proxy) RoundTrip(req *http.Request) (*http.Response, error) {
 			// Not read to its end: the body may be slow, and the time is the
 			// next attempt's. The connection is the price.
 			_ = res.Body.Close()
-			f.timer.Reset(time.Until(x.Start.Add(x.Route.Timeout)))
+			f.alarm.set(time.Until(x.Start.Add(x.Route.Timeout)))
 		}
 		if x.Attempts > 1 {
 			attempt = req.Clone(req.Context()) // goroutines of the last attempt may still read its fields
@@ -217,7 +217,7 @@ func (f *flight) boundInterims(trace *httptrace.ClientTrace) {
 // lb itself did comes first: expire makes it look as if the client had gone.
 func (f *flight) judge(res *http.Response, err error) outcome.Outcome {
 	switch {
-	case err == nil && f.timer.Stop(): // from the head on, only idle timeouts count
+	case err == nil && f.alarm.stop(): // from the head on, only idle timeouts count
 		return outcome.FromStatus(res.StatusCode)
 	case err == nil:
 		_ = res.Body.Close()

@@ -16,11 +16,12 @@ import (
 	"lb/internal/outcome"
 )
 
-// Settings are a pool's transport settings. All must be positive.
+// Settings are a pool's transport settings.
 type Settings struct {
 	// Connect bounds name resolution and dialling.
 	Connect time.Duration
-	// ResponseHeader bounds the wait for a head once the request is written.
+	// ResponseHeader bounds the wait for a head once the request is written; 0
+	// leaves that to the request's context.
 	ResponseHeader time.Duration
 	// Idle is how long an unused connection is kept.
 	Idle time.Duration
