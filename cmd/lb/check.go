@@ -22,7 +22,7 @@ func checkCommand() *cobra.Command {
 		Long: `Validate and compile a configuration without dialling or binding anything, and
 print its listeners, its routes in the order in which they match, and its pools.
 Every problem is reported at once, with its place and what to write instead.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, warnings, err := load.File(file, load.Options{})
 			if err != nil {

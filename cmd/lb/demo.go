@@ -26,7 +26,7 @@ func demoCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Run everything in one process: lb, three backends (one of them flaky), and curls to try",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runDemo(cmd.Context(), listen, adminAddress, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
@@ -49,7 +49,7 @@ func runDemo(ctx context.Context, listen, adminAddress string, stdout, stderr io
 	if problems, _ := config.Validate(c, os.LookupEnv); len(problems) > 0 {
 		return problems
 	}
-	return serve(ctx, c, nil, stdout, stderr, func(a *app.App) {
+	return serve(ctx, "demo", c, nil, stdout, stderr, func(a *app.App) {
 		fmt.Fprint(stdout, demoText(a.Addr("public"), a.Addr("admin"), servers.backends))
 	})
 }

@@ -29,11 +29,19 @@ const (
 	exitBind  = 2 // a socket could not be bound
 )
 
+// hurry is closed when a stop is not to wait for anything any more.
+var hurry = make(chan struct{})
+
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	go func() {
-		<-ctx.Done()
-		stop() // a second signal ends the process at once
+	ctx, stop := context.WithCancel(context.Background())
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() { // the first stops, the second hurries, a third ends the process at once
+		<-signals
+		stop()
+		<-signals
+		signal.Stop(signals)
+		close(hurry)
 	}()
 	if err := rootCommand().ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "lb: "+err.Error())
@@ -46,8 +54,9 @@ func main() {
 
 func rootCommand() *cobra.Command {
 	root := &cobra.Command{
-		Use:   "lb",
-		Short: "An HTTP load balancer that reads from one backend and writes to all of them",
+		Use:     "lb",
+		Version: version,
+		Short:   "An HTTP load balancer that reads from one backend and writes to all of them",
 		Example: `  lb demo                      everything in one process, with curls to try
   lb check -c lb.yaml          what a configuration means, or everything that is wrong with it
   lb serve -c lb.yaml          the daemon`,
@@ -57,6 +66,17 @@ func rootCommand() *cobra.Command {
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(serveCommand(), checkCommand(), demoCommand(), healthcheckCommand(), versionCommand())
 	return root
+}
+
+// noArgs refuses arguments, and says where a file goes.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	if cmd.Flags().Lookup("config") != nil {
+		return fmt.Errorf("%s takes no argument %q; a configuration file goes behind -c", cmd.CommandPath(), args[0])
+	}
+	return fmt.Errorf("%s takes no argument %q", cmd.CommandPath(), args[0])
 }
 
 // revision returns the commit that the binary was built from, if it is known.

@@ -21,17 +21,25 @@ func serveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the daemon until it is told to stop",
-		Long: `Run the daemon until it gets SIGTERM or SIGINT; a second signal ends it at once.
+		Long: `Run the daemon until it gets SIGTERM or SIGINT. A second signal makes it stop
+without waiting for connections, a third ends it at once.
 
 Without -c the configuration is ./lb.yaml, else /etc/lb/lb.yaml, else the
 environment profile: BACKEND_POOL=host:port,host:port lb serve.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, warnings, err := load.File(file, load.Options{Overrides: overrides(level)})
 			if err != nil {
 				return configError(err)
 			}
-			return serve(cmd.Context(), c, warnings, cmd.OutOrStdout(), cmd.ErrOrStderr(), nil)
+			source, err := load.Find(file, load.Options{})
+			if err != nil {
+				return err
+			}
+			if source == "" {
+				source = "environment"
+			}
+			return serve(cmd.Context(), source, c, warnings, cmd.OutOrStdout(), cmd.ErrOrStderr(), nil)
 		},
 	}
 	cmd.Flags().StringVarP(&file, "config", "c", "", "the configuration file")
@@ -59,9 +67,9 @@ func configError(err error) error {
 	return err
 }
 
-// serve runs a daemon with a valid configuration until ctx ends. bound is
-// called, if it is not nil, when every socket is bound.
-func serve(ctx context.Context, c *config.Config, warnings []config.Problem, stdout, stderr io.Writer, bound func(*app.App)) error {
+// serve runs a daemon with a valid configuration, which came from source, until
+// ctx ends. bound is called, if it is not nil, when every socket is bound.
+func serve(ctx context.Context, source string, c *config.Config, warnings []config.Problem, stdout, stderr io.Writer, bound func(*app.App)) error {
 	logs, err := app.NewLogs(c.Log, stdout, stderr)
 	if err != nil {
 		return err
@@ -73,6 +81,8 @@ func serve(ctx context.Context, c *config.Config, warnings []config.Problem, std
 		return err
 	}
 	defer restore()
+	logs.Main.Info("starting", zap.String("version", version), zap.String("config", source),
+		zap.Int("routes", len(c.Routes)), zap.Int("pools", len(c.Pools)))
 	for _, w := range warnings {
 		logs.Main.Warn("configuration", zap.String("warning", w.String()))
 	}
@@ -82,7 +92,7 @@ func serve(ctx context.Context, c *config.Config, warnings []config.Problem, std
 	}
 	a, err := app.New(app.Options{
 		Config: c, Effective: effective, AdminToken: adminToken(c),
-		Logs: logs, Version: version, Commit: revision(),
+		Logs: logs, Hurry: hurry, Version: version, Commit: revision(),
 	})
 	if err != nil {
 		return err

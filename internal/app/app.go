@@ -35,6 +35,8 @@ type Options struct {
 	// AdminToken is the bearer token; empty only where config allows it.
 	AdminToken string
 	Logs       *Logs
+	// Hurry, when it is closed, ends the waits of a stop: nil never does.
+	Hurry <-chan struct{}
 	// Version and Commit say which lb this is.
 	Version, Commit string
 }
@@ -238,7 +240,7 @@ func (a *App) stop(stopWork context.CancelFunc) {
 	c := a.config.Shutdown
 	a.ready.Store(false)
 	a.log.Info("stopping", zap.Duration("readiness", c.Readiness.D()), zap.Duration("drain", c.Drain.D()))
-	time.Sleep(c.Readiness.D())
+	a.waitFor(c.Readiness.D(), func() bool { return false })
 
 	a.front.Drain()
 	if open := a.drain(c.Drain.D()); open > 0 {
@@ -250,9 +252,16 @@ func (a *App) stop(stopWork context.CancelFunc) {
 			s.data.closeConns() // hijacked ones, which net/http does not know any more
 		}
 	}
-	waitFor(cutAtStop, func() bool { return a.front.Busy() == 0 })
+	a.waitFor(cutAtStop, func() bool { return a.front.Busy() == 0 })
 	attempts, cancel := context.WithTimeout(context.Background(), attemptsAtStop)
 	defer cancel()
+	go func() {
+		select {
+		case <-a.options.Hurry:
+			cancel()
+		case <-attempts.Done():
+		}
+	}()
 	pending := a.fanout.Stop(attempts)
 	stopWork()
 	for _, p := range pending {
@@ -269,7 +278,7 @@ func (a *App) stop(stopWork context.CancelFunc) {
 // many are left. New ones are still served: whoever connects now has not heard
 // yet, and its answer says Connection: close.
 func (a *App) drain(limit time.Duration) (open int64) {
-	waitFor(limit, func() bool {
+	a.waitFor(limit, func() bool {
 		open = 0
 		for _, s := range a.servers {
 			if s.data != nil {
@@ -281,8 +290,8 @@ func (a *App) drain(limit time.Duration) (open int64) {
 	return open
 }
 
-// waitFor waits until done or limit has passed.
-func waitFor(limit time.Duration, done func() bool) {
+// waitFor waits until done, until limit has passed, or until it has to hurry.
+func (a *App) waitFor(limit time.Duration, done func() bool) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	over := time.After(limit)
@@ -290,6 +299,8 @@ func waitFor(limit time.Duration, done func() bool) {
 		select {
 		case <-tick.C:
 		case <-over:
+			return
+		case <-a.options.Hurry:
 			return
 		}
 	}
@@ -300,7 +311,7 @@ func (a *App) stateChanged(c pool.Change) {
 	fields := []zap.Field{
 		zap.String("pool", c.Backend.Pool), zap.String("backend", c.Backend.ID),
 		zap.String("from", c.From.Word()), zap.String("to", c.To.Word()),
-		zap.Strings("reasons", c.To.Reasons()),
+		zap.String("reason", c.Reason),
 	}
 	if c.For > 0 {
 		fields = append(fields, zap.Duration("for", c.For))

@@ -129,16 +129,25 @@ func (e *fanoutEvents) Settled(s fanout.Settlement) {
 	switch s.State {
 	case fanout.DeliveryDone:
 		settled.Done()
+		if s.Attempts > 1 {
+			e.app.log.Info("delivery done after retries", settlementFields(s)...)
+		}
 	case fanout.DeliveryCancelled:
 		settled.Cancelled()
 	case fanout.DeliverySkipped:
 		settled.Skipped()
 	case fanout.DeliveryParked:
 		e.app.log.Error("delivery parked: it will not be tried again",
-			zap.String("fanout", s.ID), zap.String("request_id", s.RequestID),
-			zap.String("route", s.Plan.Route), zap.String("pool", s.Plan.Pool.Name()),
-			zap.String("backend", s.Backend.ID), zap.String("reason", string(s.Reason)),
-			zap.Int("attempts", s.Attempts), zap.Int("last_status", s.LastStatus), zap.Duration("age", s.Age))
+			append(settlementFields(s), zap.String("reason", string(s.Reason)))...)
+	}
+}
+
+func settlementFields(s fanout.Settlement) []zap.Field {
+	return []zap.Field{
+		zap.String("fanout", s.ID), zap.String("request_id", s.RequestID),
+		zap.String("route", s.Plan.Route), zap.String("pool", s.Plan.Pool.Name()),
+		zap.String("backend", s.Backend.ID), zap.Int("attempts", s.Attempts),
+		zap.Int("last_status", s.LastStatus), zap.Duration("age", s.Age),
 	}
 }
 

@@ -67,6 +67,10 @@ func (v *verdict) end(i int, r result, status int) {
 		v.accept()
 	case !v.accepted && r == answered && slices.Contains(v.plan.Reject, status):
 		v.set(i, DeliveryHeld, "")
+	case v.accepted && !limited && r == answered && slices.Contains(v.plan.Reject, status):
+		// Had it come a moment earlier, it would have been held. What becomes
+		// of it must not hang on that.
+		d.Left = heldRetries
 	case limited:
 		if d.Left == 0 {
 			v.set(i, DeliveryParked, ReasonDiverged)

@@ -26,6 +26,8 @@ type Members struct {
 type Change struct {
 	Backend  *backend.Backend
 	From, To backend.State
+	// Reason says why, for people.
+	Reason string
 	// For is how long the new state lasts at most; 0 where nobody knows.
 	For time.Duration
 }
@@ -96,7 +98,7 @@ func (p *Pool) DialFailed(b *backend.Backend) {
 	}
 	e.stop()
 	e.timer = time.AfterFunc(d, func() { p.over(b, e) })
-	p.set(b, backend.GateEjected, d)
+	p.set(b, backend.GateEjected, d, "a dial failed")
 }
 
 // Reached notes that b answered: it serves again at once, and a later failed
@@ -116,7 +118,7 @@ func (p *Pool) Reached(b *backend.Backend) {
 	delete(p.ejections, b)
 	p.suspects.Add(-1)
 	e.stop()
-	p.set(b, backend.GateOpen, 0)
+	p.set(b, backend.GateOpen, 0, "it was reached")
 }
 
 // over lets b serve again when an ejection has lasted its time. A timer that
@@ -127,18 +129,18 @@ func (p *Pool) over(b *backend.Backend, e *ejection) {
 		p.mu.Unlock()
 		return
 	}
-	p.set(b, backend.GateOpen, 0)
+	p.set(b, backend.GateOpen, 0, "the ejection is over; the next request finds out")
 }
 
 // set writes b's gate and tells of the change, if it is one, with how long it
 // lasts at most. Called with mu held, which it gives up.
-func (p *Pool) set(b *backend.Backend, g backend.Gate, lasts time.Duration) {
+func (p *Pool) set(b *backend.Backend, g backend.Gate, lasts time.Duration, reason string) {
 	from := b.State()
 	b.SetGate(g)
 	to := b.State()
 	if from != to {
 		p.rebuild(p.members.Load().All)
-		p.untold = append(p.untold, Change{Backend: b, From: from, To: to, For: lasts})
+		p.untold = append(p.untold, Change{Backend: b, From: from, To: to, Reason: reason, For: lasts})
 	}
 	p.tell()
 }

@@ -249,14 +249,22 @@ func (d *decoder) each(path string, line int, n *yaml.Node, do func(path string,
 // mapping decodes a mapping whose keys are the fields of a struct.
 func (d *decoder) mapping(path string, line int, n *yaml.Node, v reflect.Value) {
 	fields := fieldsOf(v.Type())
+	given, meant := make(map[string]bool), make(map[string]bool)
 	d.each(path, line, n, func(at string, e entry) {
 		i := slices.IndexFunc(fields, func(f field) bool { return f.key == e.key })
 		if i < 0 {
-			d.unknown(path, at, e, fields)
+			meant[d.unknown(path, at, e, fields)] = true
 			return
 		}
+		given[e.key] = true
 		d.value(at, e.line, e.value, v.Field(i))
 	})
+	delete(meant, "")
+	for key := range meant {
+		if !given[key] {
+			d.spoilt[join(path, key)] = true
+		}
+	}
 }
 
 // words decodes a mapping whose keys are the user's own.
@@ -273,20 +281,18 @@ func (d *decoder) words(path string, line int, n *yaml.Node, v reflect.Value) {
 }
 
 // unknown reports a key that no field has: one that is planned, or one that was
-// perhaps meant to be another.
-func (d *decoder) unknown(path, at string, e entry, fields []field) {
+// perhaps meant to be another, which it returns.
+func (d *decoder) unknown(path, at string, e entry, fields []field) (meant string) {
 	if slices.Contains(planned[place(path)], e.key) {
 		d.fail(at, e.line, plannedNotes[place(at)], "%s is not supported yet", e.key)
-		return
+		return ""
 	}
 	known := make([]string, len(fields))
 	for i, f := range fields {
 		known[i] = f.key
 	}
-	if meant := config.Suggest(e.key, known); meant != "" {
-		d.spoilt[join(path, meant)] = true
-	}
 	d.fail(at, e.line, config.DidYouMean(e.key, known), "unknown key %s", config.Quote(e.key))
+	return config.Suggest(e.key, known)
 }
 
 // join appends a key to a path; one that is no plain word is quoted.

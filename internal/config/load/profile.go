@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/viper"
 
@@ -71,8 +72,12 @@ func fromEnvironment(pool string, v *viper.Viper, opts Options) (*config.Config,
 	}
 	c.Metrics.Address = ":" + envOr(metricsEnv, "8000")
 	d.sources["metrics.address"] = metricsEnv
+	c.Shutdown.Drain = profileDrain
 	return d.finish(c, v, opts)
 }
+
+// profileDrain is within the 10 s that Docker gives a container to stop.
+const profileDrain = config.Duration(8 * time.Second)
 
 func envOr(name, otherwise string) string {
 	if value := os.Getenv(name); value != "" {
