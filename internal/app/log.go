@@ -122,13 +122,16 @@ func (a *accessLog) write(x *exchange.Exchange) {
 		if backend != "" {
 			line += fmt.Sprintf("  %s, attempt %d", backend, x.Attempts)
 		}
+		if x.FanoutID != "" {
+			line += fmt.Sprintf("  %s backends, fan-out %s", x.Acked, x.FanoutID)
+		}
 		if code != "" {
 			line += "  " + string(code)
 		}
 		a.zap.Info(line + fmt.Sprintf("  %.1f ms", ms))
 		return
 	}
-	a.zap.Info("",
+	fields := []zap.Field{
 		zap.String("request_id", x.Forward.RequestID),
 		zap.String("client", clientText(x)),
 		zap.String("method", cut(x.Method, 32)),
@@ -145,7 +148,11 @@ func (a *accessLog) write(x *exchange.Exchange) {
 		zap.Float64("queue_ms", 0),
 		zap.Uint64("generation", x.Snapshot.Generation),
 		zap.String("code", string(code)),
-	)
+	}
+	if x.FanoutID != "" {
+		fields = append(fields, zap.String("fanout", x.FanoutID), zap.String("acked", x.Acked))
+	}
+	a.zap.Info("", fields...)
 }
 
 // codeOf names what went wrong, empty if nothing did.

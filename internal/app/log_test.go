@@ -104,6 +104,16 @@ func TestAccessLine(t *testing.T) {
 	}, fields)
 }
 
+// The line of a write leads to its deliveries.
+func TestAccessLineOfAWrite(t *testing.T) {
+	x := finished()
+	x.FanoutID, x.Acked = "ID", "2/3"
+	var fields map[string]any
+	require.NoError(t, json.Unmarshal([]byte(accessLines(t, func(*config.Log) {}, x)[0]), &fields))
+	require.Equal(t, []any{"ID", "2/3"}, []any{fields["fanout"], fields["acked"]})
+	require.Contains(t, accessLines(t, func(c *config.Log) { c.Format = "console" }, x)[0], "  2/3 backends, fan-out ID  ")
+}
+
 // A request that nobody took, over a unix socket, has a line too; and what a
 // client sends is bounded.
 func TestAccessLineOfARefusal(t *testing.T) {

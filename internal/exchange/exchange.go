@@ -125,6 +125,9 @@ type Exchange struct {
 	Status            int
 	BytesIn, BytesOut int64
 
+	// FanoutID and Acked ("2/3") are those of a write's answer.
+	FanoutID, Acked string
+
 	// Backend is where the current or last attempt went; x holds a lease on it
 	// until Finish.
 	Backend *backend.Backend

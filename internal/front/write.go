@@ -64,8 +64,9 @@ func (f *Front) answerWrite(w *writer, a fanout.Answer) {
 	}
 	h.Del("X-Lb-Fanout-Id") // a backend's own
 	h.Del("X-Lb-Acked")
+	w.x.FanoutID, w.x.Acked = a.ID, fmt.Sprintf("%d/%d", a.Acked, a.Total)
 	h["X-LB-Fanout-Id"] = []string{a.ID} // spelled as documented, for those who look with grep
-	h["X-LB-Acked"] = []string{fmt.Sprintf("%d/%d", a.Acked, a.Total)}
+	h["X-LB-Acked"] = []string{w.x.Acked}
 	if !a.Pending {
 		w.answer(a.Status, a.Body)
 		return
