@@ -147,7 +147,7 @@ func (d *Decider) Next(x *Exchange, o outcome.Outcome) Kind {
 			return Try
 		}
 		x.Route.Retries[noBackend].Inc()
-		return x.fail(outcome.NoBackend, detailOf(o.Class))
+		return x.fail(outcome.NoBackend, outcome.DetailOf(o.Class))
 	case outcome.Success, outcome.Failure:
 		if x.wantsRetry(o) && x.retry() {
 			return Try
@@ -158,7 +158,7 @@ func (d *Decider) Next(x *Exchange, o outcome.Outcome) Kind {
 		if x.wantsRetry(o) && x.retry() {
 			return Try
 		}
-		return x.fail(outcome.CodeOf(o.Class), detailOf(o.Class))
+		return x.fail(outcome.CodeOf(o.Class), outcome.DetailOf(o.Class))
 	}
 }
 
@@ -247,26 +247,6 @@ func (x *Exchange) fail(code outcome.Code, detail string) Kind {
 		x.Failure.RetryAfter = x.Route.Pool.RetryAfter()
 	}
 	return Fail
-}
-
-// detailOf says what happened, and which setting has a say in it.
-func detailOf(c outcome.Class) string {
-	switch c {
-	case outcome.Unsent:
-		return "none of the pool's backends could be reached"
-	case outcome.Starved:
-		return "lb has no free port or file descriptor to reach a backend"
-	case outcome.Reset:
-		return "the backend closed the connection before it answered"
-	case outcome.Timeout:
-		return "no response head came within the route's timeout or the pool's transport.response_header"
-	case outcome.ClientFault:
-		return "the request body broke off, is malformed, or paused for longer than timeouts.body_idle of the listener"
-	case outcome.ClientGone:
-		return "the client left"
-	default:
-		return "the backend answered with something that is not an HTTP response to this request"
-	}
 }
 
 // Finish closes the record: exactly once for every Begin, after the last byte.

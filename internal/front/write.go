@@ -94,7 +94,7 @@ func readAll(r *http.Request, limit int64) ([]byte, *outcome.Error) {
 	case err != nil:
 		return nil, &outcome.Error{
 			Code:   outcome.BadRequest,
-			Detail: "the request body broke off, is malformed, or paused for longer than timeouts.body_idle of the listener",
+			Detail: outcome.DetailOf(outcome.ClientFault),
 			Err:    err,
 		}
 	}

@@ -107,3 +107,24 @@ func CodeOf(c Class) Code {
 		return BackendInvalid
 	}
 }
+
+// DetailOf returns the words that belong to CodeOf: what happened, and which
+// setting has a say in it.
+func DetailOf(c Class) string {
+	switch c {
+	case Unsent:
+		return "none of the pool's backends could be reached"
+	case Starved:
+		return "lb has no free port or file descriptor to reach a backend"
+	case Reset:
+		return "the backend closed the connection before it answered"
+	case Timeout:
+		return "no response head came within the route's timeout or the pool's transport.response_header"
+	case ClientFault:
+		return "the request body broke off, is malformed, or paused for longer than timeouts.body_idle of the listener"
+	case ClientGone:
+		return "the client left"
+	default:
+		return "the backend answered with something that is not an HTTP response to this request"
+	}
+}
