@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"path/filepath"
 	"strings"
 	"text/tabwriter"
 
@@ -65,16 +66,43 @@ func describe(out io.Writer, c *config.Config) error {
 		r := c.Routes[i]
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", r.Name, orAny(r.Match.Hosts), orAny(r.Match.Methods), pathOf(r.Match), does(r))
 	}
-	fmt.Fprintln(w, "\nPOOL\tPOLICY\tBACKEND\tADDRESS\tWEIGHT")
+	fmt.Fprintln(w, "\nPOOL\tPOLICY\tBACKEND\tADDRESS\tWEIGHT\tHEALTH\tBREAKER")
 	for _, p := range c.Pools {
+		check, breaker := checkOf(p.Health), onOff(p.Breaker != nil)
 		if len(p.Backends) == 0 {
-			fmt.Fprintf(w, "%s\t%s\t(none)\n", p.Name, p.Policy.Name)
+			fmt.Fprintf(w, "%s\t%s\t(none)\t\t\t%s\t%s\n", p.Name, p.Policy.Name, check, breaker)
 		}
 		for _, b := range p.Backends {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\n", p.Name, p.Policy.Name, b.ID, b.Address, b.Weight)
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", p.Name, p.Policy.Name, b.ID, b.Address, b.Weight, check, breaker)
 		}
 	}
 	return w.Flush()
+}
+
+// checkOf says what asks a pool's backends how they are, and how often.
+func checkOf(h *config.Health) string {
+	if h == nil {
+		return "off"
+	}
+	words := []string{h.Type}
+	switch h.Type {
+	case config.CheckHTTP:
+		words = append(words, h.Path)
+	case config.CheckGRPC:
+		if h.Service != "" {
+			words = append(words, h.Service)
+		}
+	case config.CheckExec:
+		words = append(words, filepath.Base(h.Command[0]))
+	}
+	return fmt.Sprintf("%s every %s", strings.Join(words, " "), h.Interval)
+}
+
+func onOff(on bool) string {
+	if on {
+		return "on"
+	}
+	return "off"
 }
 
 func orAny(words []string) string {

@@ -64,6 +64,12 @@ func (v *validator) least(path string, n, least int) {
 	}
 }
 
+func (v *validator) within(path string, n, low, high int) {
+	if n < low || n > high {
+		v.fail(path, "", "must be from %d to %d, and is %d", low, high, n)
+	}
+}
+
 func (v *validator) between(path string, f, low, high float64) {
 	if math.IsNaN(f) || f < low || f > high {
 		v.fail(path, "", "must be from %v to %v, and is %v", low, high, f)

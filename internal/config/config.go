@@ -13,6 +13,7 @@ type Config struct {
 	Routes    []Route    `yaml:"routes"`
 	Admin     Admin      `yaml:"admin"`
 	Metrics   Metrics    `yaml:"metrics"`
+	Storage   Storage    `yaml:"storage"`
 	Shutdown  Shutdown   `yaml:"shutdown"`
 	Log       Log        `yaml:"log"`
 }
@@ -56,11 +57,19 @@ type ListenerLimits struct {
 
 // Pool is a named set of backends with one policy.
 type Pool struct {
-	Name        string      `yaml:"name"`
-	Policy      Policy      `yaml:"policy"`
-	Backends    []Backend   `yaml:"backends"`
+	Name     string    `yaml:"name"`
+	Policy   Policy    `yaml:"policy"`
+	Backends []Backend `yaml:"backends"`
+	// Health is the active check of each backend; nil: none.
+	Health *Health `yaml:"health,omitempty"`
+	// Breaker watches each backend's traffic; nil: none.
+	Breaker     *Breaker    `yaml:"breaker,omitempty"`
 	RetryBudget RetryBudget `yaml:"retry_budget"`
-	Transport   Transport   `yaml:"transport"`
+	// SlowStart is how long a backend that returns takes to its full share of
+	// the work, at most 1 h. 0: it has that at once.
+	SlowStart Duration  `yaml:"slow_start"`
+	Lagging   Lagging   `yaml:"lagging"`
+	Transport Transport `yaml:"transport"`
 }
 
 // Policy names the balancing algorithm. In the file it is a name, or a mapping
@@ -79,6 +88,106 @@ type Backend struct {
 	Weight int `yaml:"weight"`
 	// Labels are free words of the user; their case is kept.
 	Labels map[string]string `yaml:"labels"`
+}
+
+// Health is an active check: lb asks each backend of a pool again and again,
+// whether it serves or not, and takes out the one that fails.
+type Health struct {
+	// Type is CheckHTTP, CheckTCP, CheckGRPC or CheckExec. The values that
+	// belong to another type stay at their defaults.
+	Type string `yaml:"type"`
+	// Path, with a query perhaps, is what an HTTP check asks for.
+	Path   string `yaml:"path"`
+	Method string `yaml:"method"`
+	// Port is dialled instead of the backend's own, unless it is 0. An exec
+	// check has none.
+	Port int `yaml:"port"`
+	// Headers go out with an HTTP check. One named Host replaces the backend's
+	// address as the request's host.
+	Headers []HeaderValue `yaml:"headers"`
+	// Statuses are those that pass an HTTP check, in the form that
+	// ParseStatuses reads.
+	Statuses string `yaml:"statuses"`
+	// Body is a regular expression in RE2 syntax. Unless it is empty, it must
+	// match somewhere in the first 64 KiB of the body.
+	Body string `yaml:"body"`
+	// Service is what a gRPC check asks for; empty is the server as a whole.
+	Service string `yaml:"service"`
+	// Command is what an exec check starts: a program and its arguments, with
+	// no shell between. Exit code 0 passes.
+	Command []string `yaml:"command"`
+	// Interval is the longest time from the start of one check of a backend to
+	// that of the next, 100 ms to 24 h.
+	Interval Duration `yaml:"interval"`
+	// Timeout bounds one check, and is not longer than Interval.
+	Timeout Duration `yaml:"timeout"`
+	// Rise is how many checks in a row must pass for a backend to come up, 1 to
+	// 100.
+	Rise int `yaml:"rise"`
+	// Fall is how many checks in a row must fail for it to go down, 1 to 100.
+	Fall int `yaml:"fall"`
+	// Initial is what holds before the first result: InitialUp, InitialDown, or
+	// InitialProbe, where the first result decides alone, and nothing is
+	// accepted until each backend has one.
+	Initial string `yaml:"initial"`
+}
+
+// The types of an active check.
+const (
+	CheckHTTP = "http"
+	CheckTCP  = "tcp"
+	CheckGRPC = "grpc"
+	CheckExec = "exec"
+)
+
+// What a backend is before its first check has a result.
+const (
+	InitialProbe = "probe"
+	InitialUp    = "up"
+	InitialDown  = "down"
+)
+
+// HeaderValue is one header field.
+type HeaderValue struct {
+	Name  string `yaml:"name"`
+	Value string `yaml:"value"`
+}
+
+// Breaker takes a backend out whose traffic fails: Consecutive times in a row,
+// or to Ratio of what came within Window. It is back, on trial at first, when
+// its time is over.
+type Breaker struct {
+	// Consecutive is how many failures in a row open the breaker; 0: any number
+	// may.
+	Consecutive int `yaml:"consecutive"`
+	// Ratio is the share of failures within Window that opens it, 0 to 1; 0:
+	// any share may be.
+	Ratio float64 `yaml:"ratio"`
+	// MinRequests is how many requests Window must hold for Ratio to count.
+	MinRequests int `yaml:"min_requests"`
+	// Window is the time that Ratio looks back, at least 1 s.
+	Window Duration `yaml:"window"`
+	// Open is how long the breaker stays open the first time. That doubles, to
+	// MaxOpen, each time that it opens again before it has been closed for as
+	// long as it was open.
+	Open    Duration `yaml:"open"`
+	MaxOpen Duration `yaml:"max_open"`
+	// HalfOpen is how many trial requests must succeed for the breaker to close
+	// again, 1 to 1000. The first that fails opens it.
+	HalfOpen int `yaml:"half_open"`
+	// MaxOpenShare is the largest share of a pool whose breakers may be open at
+	// once, above 0 and at most 1, rounded down to whole backends. They are
+	// never all of it.
+	MaxOpenShare float64 `yaml:"max_open_share"`
+}
+
+// Lagging says when a backend is behind on its deliveries, and whether it
+// serves reads meanwhile.
+type Lagging struct {
+	// After is how old a delivery may be before its backend is lagging.
+	After Duration `yaml:"after"`
+	// Exclude keeps reads away from a lagging backend, unless all lag.
+	Exclude bool `yaml:"exclude"`
 }
 
 // RetryBudget bounds retries (not redispatches after a failed dial) to a share
@@ -213,6 +322,13 @@ type Admin struct {
 type Metrics struct {
 	// Address is host:port; empty means no such listener.
 	Address string `yaml:"address"`
+}
+
+// Storage is where what outlives the process is kept.
+type Storage struct {
+	// Path is the database's file; a relative one is below the working
+	// directory. Empty: nothing outlives the process.
+	Path string `yaml:"path"`
 }
 
 // Shutdown shapes the stop.

@@ -14,9 +14,11 @@ func Default() *Config {
 }
 
 // SetDefaults sets what holds where the file is silent: admin on loopback, no
-// metrics listener, 30 s of drain, JSON logs at level info with every request.
+// metrics listener, storage in lb.db, 30 s of drain, JSON logs at level info
+// with every request.
 func (c *Config) SetDefaults() {
 	c.Admin.SetDefaults()
+	c.Storage = Storage{Path: "lb.db"}
 	c.Shutdown = Shutdown{Drain: seconds(30)}
 	c.Log.SetDefaults()
 }
@@ -50,11 +52,13 @@ func (l *Listener) SetDefaults() {
 	}
 }
 
-// SetDefaults sets the policy, the retry budget and the transport's bounds.
+// SetDefaults sets the policy, the retry budget, when a backend is lagging, and
+// the transport's bounds. There are no active checks and no breaker.
 func (p *Pool) SetDefaults() {
 	*p = Pool{
 		Policy:      Policy{Name: DefaultPolicy},
 		RetryBudget: RetryBudget{Ratio: 0.2, PerSecond: 3},
+		Lagging:     Lagging{After: seconds(2)},
 		Transport: Transport{
 			Connect:           seconds(2),
 			ResponseHeader:    seconds(60),
@@ -66,6 +70,39 @@ func (p *Pool) SetDefaults() {
 
 // SetDefaults sets weight 1. The ID follows in Complete.
 func (b *Backend) SetDefaults() { *b = Backend{Weight: 1} }
+
+// SetDefaults sets GET / every 2 s, where a status from 200 to 399 within 1 s
+// passes; two passes bring a backend up, three failures take it down, and the
+// first result decides alone.
+func (h *Health) SetDefaults() {
+	*h = Health{
+		Type:     CheckHTTP,
+		Path:     "/",
+		Method:   "GET",
+		Statuses: "200-399",
+		Interval: seconds(2),
+		Timeout:  seconds(1),
+		Rise:     2,
+		Fall:     3,
+		Initial:  InitialProbe,
+	}
+}
+
+// SetDefaults sets five failures in a row, or half of at least 20 requests
+// within 10 s; then 10 s to 5 min open, and a trial of three requests. At most
+// half of a pool is out.
+func (b *Breaker) SetDefaults() {
+	*b = Breaker{
+		Consecutive:  5,
+		Ratio:        0.5,
+		MinRequests:  20,
+		Window:       seconds(10),
+		Open:         seconds(10),
+		MaxOpen:      seconds(300),
+		HalfOpen:     3,
+		MaxOpenShare: 0.5,
+	}
+}
 
 // SetDefaults sets 60 s to the response head and one retry, for reset
 // connections and the statuses 502, 503 and 504.

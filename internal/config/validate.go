@@ -110,10 +110,19 @@ func (v *validator) poolList() {
 		names(at+".name", p.Name)
 		v.policy(at+".policy", p.Policy.Name)
 		v.backends(at, p)
+		if p.Health != nil {
+			v.health(at+".health", p.Health)
+		}
+		if p.Breaker != nil {
+			v.breaker(at+".breaker", p.Breaker)
+		}
 		v.between(at+".retry_budget.ratio", p.RetryBudget.Ratio, 0, 1)
 		if rate := p.RetryBudget.PerSecond; math.IsNaN(rate) || rate < 0 {
 			v.fail(at+".retry_budget.per_second", "", "must not be negative, and is %v", rate)
 		}
+		v.slowStart(at+".slow_start", p.SlowStart)
+		v.positive(at+".lagging.after", p.Lagging.After)
+		v.spared(at, p)
 		v.positive(at+".transport.connect", p.Transport.Connect)
 		v.positive(at+".transport.response_header", p.Transport.ResponseHeader)
 		v.positive(at+".transport.idle", p.Transport.Idle)
@@ -196,12 +205,24 @@ func (v *validator) secret(path, name string) {
 }
 
 func (v *validator) rest() {
+	v.storage("storage.path", v.config.Storage.Path)
 	v.notNegative("shutdown.readiness", v.config.Shutdown.Readiness)
 	v.notNegative("shutdown.drain", v.config.Shutdown.Drain)
 	l := v.config.Log
 	v.oneOf("log.level", "level", l.Level, "debug", "info", "warn", "error")
 	v.oneOf("log.format", "format", l.Format, "json", "console")
 	v.between("log.access.sample", l.Access.Sample, 0, 1)
+}
+
+// storage judges the path of the database, and leaves it to who opens it to say
+// what only the file system knows.
+func (v *validator) storage(at, path string) {
+	switch {
+	case strings.ContainsRune(path, 0):
+		v.fail(at, "write a path such as /var/lib/lb/lb.db", "%s has a NUL byte", Quote(path))
+	case strings.HasSuffix(path, "/") || dotted(path[strings.LastIndex(path, "/")+1:]):
+		v.fail(at, fmt.Sprintf("write %s", Quote(strings.TrimRight(path, "/")+"/lb.db")), "%s is a directory, not a file", Quote(path))
+	}
 }
 
 // sockets judges every address that is bound, and that no two collide.

@@ -2,6 +2,7 @@ package config
 
 import (
 	"math"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -36,6 +37,20 @@ func valid() *Config {
 	return c
 }
 
+// check gives the only pool an active check.
+func check(c *Config) *Health {
+	c.Pools[0].Health = new(Health)
+	c.Pools[0].Health.SetDefaults()
+	return c.Pools[0].Health
+}
+
+// breaker gives the only pool a breaker.
+func breaker(c *Config) *Breaker {
+	c.Pools[0].Breaker = new(Breaker)
+	c.Pools[0].Breaker.SetDefaults()
+	return c.Pools[0].Breaker
+}
+
 // environment is a Lookup over a map.
 func environment(variables map[string]string) Lookup {
 	return func(name string) (string, bool) {
@@ -45,7 +60,15 @@ func environment(variables map[string]string) Lookup {
 }
 
 func TestDefaultsAreValid(t *testing.T) {
-	problems, warnings := Validate(valid(), environment(nil))
+	c := valid()
+	problems, warnings := Validate(c, environment(nil))
+	require.Empty(t, problems)
+	require.Empty(t, warnings)
+
+	c.Pools[0].Backends = append(c.Pools[0].Backends, Backend{Address: "server2:8080", ID: "server2", Weight: 1})
+	check(c)
+	breaker(c)
+	problems, warnings = Validate(c, environment(nil))
 	require.Empty(t, problems)
 	require.Empty(t, warnings)
 }
@@ -53,15 +76,27 @@ func TestDefaultsAreValid(t *testing.T) {
 // TestValidateInGo covers what a file cannot say, because decoding refuses it.
 func TestValidateInGo(t *testing.T) {
 	tests := map[string]func(c *Config){
-		`shutdown.drain: must not be negative, and is -1ns`:                              func(c *Config) { c.Shutdown.Drain = -1 },
-		`routes[1].fanout.wait: must not be negative, and is -1ns`:                       func(c *Config) { c.Routes[1].Fanout.Wait = -1 },
-		`routes[1].fanout.backoff.jitter: must not be negative, and is -1ns`:             func(c *Config) { c.Routes[1].Fanout.Backoff.Jitter = -1 },
-		`routes[0].proxy.timeout: must be more than 0`:                                   func(c *Config) { c.Routes[0].Proxy.Timeout = -1 },
-		`log.access.sample: must be from 0 to 1, and is NaN`:                             func(c *Config) { c.Log.Access.Sample = math.NaN() },
-		`pools[0].retry_budget.per_second: must not be negative, and is NaN`:             func(c *Config) { c.Pools[0].RetryBudget.PerSecond = math.NaN() },
-		`listeners[0].limits.header_bytes: must be more than 0`:                          func(c *Config) { c.Listeners[0].Limits.HeaderBytes = -1 },
-		`log.level: is empty; there are debug, info, warn, error`:                        func(c *Config) { c.Log.Level = "" },
-		`pools[0].policy: no policy ""; there is roundrobin`:                             func(c *Config) { c.Pools[0].Policy.Name = "" },
+		`shutdown.drain: must not be negative, and is -1ns`:                      func(c *Config) { c.Shutdown.Drain = -1 },
+		`routes[1].fanout.wait: must not be negative, and is -1ns`:               func(c *Config) { c.Routes[1].Fanout.Wait = -1 },
+		`routes[1].fanout.backoff.jitter: must not be negative, and is -1ns`:     func(c *Config) { c.Routes[1].Fanout.Backoff.Jitter = -1 },
+		`routes[0].proxy.timeout: must be more than 0`:                           func(c *Config) { c.Routes[0].Proxy.Timeout = -1 },
+		`log.access.sample: must be from 0 to 1, and is NaN`:                     func(c *Config) { c.Log.Access.Sample = math.NaN() },
+		`pools[0].retry_budget.per_second: must not be negative, and is NaN`:     func(c *Config) { c.Pools[0].RetryBudget.PerSecond = math.NaN() },
+		`listeners[0].limits.header_bytes: must be more than 0`:                  func(c *Config) { c.Listeners[0].Limits.HeaderBytes = -1 },
+		`log.level: is empty; there are debug, info, warn, error`:                func(c *Config) { c.Log.Level = "" },
+		`pools[0].policy: no policy ""; there is roundrobin`:                     func(c *Config) { c.Pools[0].Policy.Name = "" },
+		`pools[0].health.timeout: must be more than 0`:                           func(c *Config) { check(c).Timeout = -1 },
+		`pools[0].health.interval: must be from 100ms to 24h, and is -1ns`:       func(c *Config) { check(c).Interval = -1 },
+		`pools[0].health.method: "G\x00" is not a method; write one such as GET`: func(c *Config) { check(c).Method = "G\x00" },
+		`pools[0].health.command: has 65537 bytes, and the most is 64KiB; put what is long into a script`: func(c *Config) {
+			h := check(c)
+			h.Type, h.Command = CheckExec, []string{"check", strings.Repeat("a", maxCheckCommand-6)}
+		},
+		`pools[0].breaker.ratio: must be from 0 to 1, and is NaN`:                        func(c *Config) { breaker(c).Ratio = math.NaN() },
+		`pools[0].breaker.max_open_share: must be above 0 and at most 1, and is NaN`:     func(c *Config) { breaker(c).MaxOpenShare = math.NaN() },
+		`pools[0].breaker.open: must be more than 0`:                                     func(c *Config) { breaker(c).Open = -1 },
+		`pools[0].slow_start: must not be negative, and is -1ns`:                         func(c *Config) { c.Pools[0].SlowStart = -1 },
+		`pools[0].lagging.after: must be more than 0`:                                    func(c *Config) { c.Pools[0].Lagging.After = -1 },
 		`listeners[0].name: "é" is not a name; write letters, digits and any of - _ . :`: func(c *Config) { c.Listeners[0].Name = "é" },
 	}
 	for want, spoil := range tests {

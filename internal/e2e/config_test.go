@@ -45,9 +45,9 @@ register  any           POST     /register  all of users, ack quorum
 metrics   any           any      /metrics   metrics
 rest      any           any      /…         respond 404
 
-POOL   POLICY      BACKEND       ADDRESS       WEIGHT
-users  roundrobin  server1       server1:8080  1
-users  roundrobin  server2:8080  server2:8080  2
+POOL   POLICY      BACKEND       ADDRESS       WEIGHT  HEALTH  BREAKER
+users  roundrobin  server1       server1:8080  1       off     off
+users  roundrobin  server2:8080  server2:8080  2       off     off
 `, stdout)
 	require.Equal(t, "warning: pools[0].backends[1].weight (line 8): weights are ignored by the policy roundrobin\n", stderr)
 }

@@ -19,7 +19,7 @@ func (d *decoder) finish(c *config.Config, v *viper.Viper, opts Options) (*confi
 	c.Complete()
 	problems, warnings := config.Validate(c, os.LookupEnv)
 	doubt := d.doubts()
-	for _, p := range problems {
+	for _, p := range append(problems, programs(c)...) {
 		if !doubt.about(p) {
 			d.problems = append(d.problems, d.locate(p))
 		}

@@ -162,6 +162,10 @@ func TestDecodedValues(t *testing.T) {
 	require.Equal(t, map[string]string{"Zone": "a", "rack.Row": "7"}, c.Pools[0].Backends[0].Labels, "the case of keys survives")
 	require.Equal(t, "roundrobin", c.Pools[0].Policy.Name)
 	require.Equal(t, "10.0.0.3:8080", c.Pools[0].Backends[2].ID)
+	require.Equal(t, config.HeaderValue{Name: "Host", Value: "users.internal"}, c.Pools[0].Health.Headers[0])
+	require.Equal(t, 0.34, c.Pools[0].Breaker.MaxOpenShare)
+	require.Nil(t, c.Pools[1].Health)
+	require.Nil(t, c.Pools[1].Breaker)
 	require.Equal(t, config.Size(32<<10), c.Listeners[0].Limits.HeaderBytes)
 	require.Empty(t, c.Routes[1].Proxy.Retry.On, "[] replaces a default list")
 	require.Empty(t, c.Routes[2].Fanout.Reject)
@@ -206,6 +210,10 @@ pools:
     retry_budget:
       ratio: 0.2
       per_second: 3
+    slow_start: 0s
+    lagging:
+      after: 2s
+      exclude: false
     transport:
       connect: 2s
       response_header: 1m
@@ -254,6 +262,8 @@ admin:
   hosts: []
 metrics:
   address: ""
+storage:
+  path: lb.db
 shutdown:
   readiness: 0s
   drain: 30s
@@ -264,6 +274,46 @@ log:
     enabled: true
     sample: 1
 `, string(text))
+}
+
+// TestCheckDefaults states the defaults of what is off unless present.
+func TestCheckDefaults(t *testing.T) {
+	c, _, err := Bytes("lb.yaml", []byte(`
+listeners: [{ name: public }]
+pools: [{ name: users, backends: [], health: {}, breaker: {} }]
+routes: []
+`), Options{})
+	require.NoError(t, err)
+	text, err := Effective(c)
+	require.NoError(t, err)
+	require.Contains(t, string(text), `
+    backends: []
+    health:
+      type: http
+      path: /
+      method: GET
+      port: 0
+      headers: []
+      statuses: 200-399
+      body: ""
+      service: ""
+      command: []
+      interval: 2s
+      timeout: 1s
+      rise: 2
+      fall: 3
+      initial: probe
+    breaker:
+      consecutive: 5
+      ratio: 0.5
+      min_requests: 20
+      window: 10s
+      open: 10s
+      max_open: 5m
+      half_open: 3
+      max_open_share: 0.5
+    retry_budget:
+`)
 }
 
 const small = `listeners: [{ name: public }]

@@ -79,7 +79,7 @@ func (d *decoder) checkOverrides(overrides map[string]string) {
 
 // misspelt warns of variables that look much like one that is read.
 func misspelt(environ []string) []config.Problem {
-	known := []string{strings.TrimPrefix(listenEnv, envPrefix), "ADMIN_TOKEN"}
+	known := []string{strings.TrimPrefix(listenEnv, envPrefix), "ADMIN", "ADMIN_TOKEN"}
 	for _, s := range scalars {
 		known = append(known, strings.TrimPrefix(s.env, envPrefix))
 	}

@@ -18,6 +18,7 @@ func TestScalars(t *testing.T) {
 		"admin.address LB_ADMIN_ADDRESS",
 		"admin.token_env LB_ADMIN_TOKEN_ENV",
 		"metrics.address LB_METRICS_ADDRESS",
+		"storage.path LB_STORAGE_PATH",
 		"shutdown.readiness LB_SHUTDOWN_READINESS",
 		"shutdown.drain LB_SHUTDOWN_DRAIN",
 		"log.level LB_LOG_LEVEL",
@@ -39,6 +40,7 @@ func TestEnvironmentOverFile(t *testing.T) {
 		"LB_ADMIN_TOKEN_ENV":    "MY_TOKEN",
 		"LB_ADMIN_TOKEN":        "not a key",
 		"LB_METRICS_ADDRESS":    ":3333",
+		"LB_STORAGE_PATH":       "/var/lib/lb/other.db",
 		"LB_SHUTDOWN_READINESS": "2s",
 		"LB_SHUTDOWN_DRAIN":     "1m",
 		"LB_LOG_LEVEL":          "debug",
@@ -54,6 +56,7 @@ func TestEnvironmentOverFile(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, config.Admin{Address: ":2222", TokenEnv: "MY_TOKEN"}, c.Admin)
 	require.Equal(t, ":3333", c.Metrics.Address)
+	require.Equal(t, "/var/lib/lb/other.db", c.Storage.Path)
 	require.Equal(t, config.Shutdown{Readiness: config.Duration(2 * time.Second), Drain: config.Duration(time.Minute)}, c.Shutdown)
 	require.Equal(t, config.Log{Level: "debug", Format: "console", Access: config.AccessLog{Sample: 0.5}}, c.Log)
 }
@@ -79,6 +82,7 @@ func TestBadOverrides(t *testing.T) {
 		"LB_LOG_ACCESS_SAMPLE":  "NaN",
 		"LB_LOG_FORMAT":         "\xff",
 		"LB_METRICS_ADDRESS":    "127.0.0.1:8080",
+		"LB_STORAGE_PATH":       "/var/lib/lb/",
 	} {
 		t.Setenv(name, value)
 	}
@@ -88,15 +92,16 @@ func TestBadOverrides(t *testing.T) {
 		"admin.address":        "nowhere",
 	}})
 	require.EqualError(t, err, `admin.adress (command line): cannot be overridden; did you mean "admin.address"?
-listeners[0].address (command line): cannot be overridden; there are admin.address, admin.token_env, metrics.address, shutdown.readiness, shutdown.drain, log.level, log.format, log.access.enabled, log.access.sample
+listeners[0].address (command line): cannot be overridden; there are admin.address, admin.token_env, metrics.address, storage.path, shutdown.readiness, shutdown.drain, log.level, log.format, log.access.enabled, log.access.sample
 shutdown.drain (LB_SHUTDOWN_DRAIN): expects a duration such as 250ms, not 30
 log.format (LB_LOG_FORMAT): expects text, not "\xff"
 log.access.enabled (LB_LOG_ACCESS_ENABLED): expects true or false, not "maybe"
 log.access.sample (LB_LOG_ACCESS_SAMPLE): expects a number, not "NaN"
+storage.path (LB_STORAGE_PATH): "/var/lib/lb/" is a directory, not a file; write "/var/lib/lb/lb.db"
 log.level (LB_LOG_LEVEL): no level "inf"; did you mean "info"?
 admin.address (command line): "nowhere" has no port; write host:port, :port or unix:/path
 metrics.address (LB_METRICS_ADDRESS): "127.0.0.1:8080" is already taken by listeners[0].address; choose another address or port
-frob (line 6): unknown key "frob"; there are listeners, pools, routes, admin, metrics, shutdown, log`)
+frob (line 6): unknown key "frob"; there are listeners, pools, routes, admin, metrics, storage, shutdown, log`)
 }
 
 func TestMisspeltVariables(t *testing.T) {

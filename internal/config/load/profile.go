@@ -24,8 +24,9 @@ const (
 // the packaged deployment share: a pool named backends; GET /login to one of
 // them, tried once more elsewhere when it fails; POST /register and POST
 // /changePassword to all of them; and /metrics. listen is the address of the
-// public listener, admin that of the admin listener. The result is complete,
-// but not judged.
+// public listener, admin that of the admin listener. Nothing is kept over a
+// restart: who tries lb, or runs it in a container without a volume, has no
+// place for it. The result is complete, but not judged.
 func Demo(listen, admin string, backends []config.Backend) *config.Config {
 	var (
 		listener config.Listener
@@ -48,6 +49,7 @@ func Demo(listen, admin string, backends []config.Backend) *config.Config {
 
 	c := config.Default()
 	c.Admin.Address = admin
+	c.Storage.Path = ""
 	c.Listeners = []config.Listener{listener}
 	c.Pools = []config.Pool{pool}
 	c.Routes = []config.Route{

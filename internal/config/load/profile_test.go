@@ -32,14 +32,17 @@ func TestProfileVariables(t *testing.T) {
 	t.Setenv("LB_LOG_LEVEL", "debug")
 	c, _, err := File("", nowhere(t))
 	require.NoError(t, err)
+	require.Empty(t, c.Storage.Path, "a container has no place for it unless somebody says so")
 	require.Equal(t, "127.0.0.1:8088", c.Listeners[0].Address)
 	require.Equal(t, ":9100", c.Metrics.Address)
 	require.Equal(t, "127.0.0.1:9901", c.Admin.Address)
 	require.Equal(t, "debug", c.Log.Level)
 
 	t.Setenv("LB_METRICS_ADDRESS", "127.0.0.1:9200")
+	t.Setenv("LB_STORAGE_PATH", "/var/lib/lb/lb.db")
 	c, _, err = File("", nowhere(t))
 	require.NoError(t, err)
+	require.Equal(t, "/var/lib/lb/lb.db", c.Storage.Path)
 	require.Equal(t, "127.0.0.1:9200", c.Metrics.Address)
 }
 
