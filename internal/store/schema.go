@@ -1,0 +1,161 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/ncruces/go-sqlite3"
+)
+
+// applicationID marks a file as a store: "lbdb" (sqlite.org/pragma.html#pragma_application_id).
+const applicationID = 0x6c626462
+
+// migrations bring a file from each version to the next; version 0 is a new
+// file. One that has been released never changes: a change is another one.
+//
+// Times are nanoseconds since 1970 in UTC: they compare as numbers, and there
+// is one way to write each.
+var migrations = []string{
+	`CREATE TABLE operator_state (
+		pool    TEXT NOT NULL,
+		backend TEXT NOT NULL,
+		word    TEXT NOT NULL,
+		since   INTEGER NOT NULL,
+		set_by  TEXT NOT NULL,
+		PRIMARY KEY (pool, backend)
+	) STRICT, WITHOUT ROWID;
+	CREATE TABLE audit (
+		id         INTEGER PRIMARY KEY,
+		at         INTEGER NOT NULL,
+		who        TEXT NOT NULL,
+		action     TEXT NOT NULL,
+		target     TEXT NOT NULL,
+		detail     TEXT NOT NULL,
+		generation INTEGER NOT NULL
+	) STRICT;`,
+}
+
+// Each with its reason in docs/adr/0005-sqlite-store.md.
+const pragmas = `
+	PRAGMA locking_mode = EXCLUSIVE;
+	PRAGMA synchronous = FULL;
+	PRAGMA cell_size_check = ON;
+	PRAGMA temp_store = MEMORY;`
+
+// prepare sets the connection up, and marks a new file as a store.
+func prepare(c *sqlite3.Conn, onDisk bool) error {
+	if err := c.Exec(pragmas); err != nil {
+		return err
+	}
+	id, err := number(c, "PRAGMA application_id")
+	if err != nil {
+		return err
+	}
+	if id == 0 {
+		if err := found(c); err != nil {
+			return err
+		}
+	}
+	if !onDisk {
+		return nil
+	}
+	mode := ""
+	err = query(c, "PRAGMA journal_mode = WAL", func(row *sqlite3.Stmt) { mode = row.ColumnText(0) })
+	if err == nil && mode != "wal" {
+		err = fmt.Errorf("the store cannot be given a write-ahead log, its journal mode stays %q: choose another path", mode)
+	}
+	return err
+}
+
+// found writes the first page of a new file, with room for a checksum at the
+// end of each page (sqlite.org/cksumvfs.html). It goes before the switch to a
+// write-ahead log: so every file that has a header has the mark in it, however
+// its making ended.
+func found(c *sqlite3.Conn) error {
+	const checksum = 8 // bytes
+	if _, err := c.FileControl("main", sqlite3.FCNTL_RESERVE_BYTES, checksum); err != nil {
+		return err
+	}
+	return c.Exec(fmt.Sprintf("PRAGMA application_id = %d", applicationID))
+}
+
+// migrate takes the steps that the file has not seen yet, each all or nothing.
+func migrate(c *sqlite3.Conn, steps []string) error {
+	version, err := number(c, "PRAGMA user_version")
+	if err != nil {
+		return err
+	}
+	if version > int64(len(steps)) {
+		return fmt.Errorf("the store was written by a newer lb (version %d, this one knows %d): use that one, or choose another path", version, len(steps))
+	}
+	for n, step := range steps[version:] {
+		next := fmt.Sprintf("PRAGMA user_version = %d", version+int64(n)+1)
+		err := transaction(c, func(c *sqlite3.Conn) error {
+			if err := c.Exec(step); err != nil {
+				return err
+			}
+			return c.Exec(next)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// transaction calls fn in a transaction: all of it happens or nothing.
+func transaction(c *sqlite3.Conn, fn func(*sqlite3.Conn) error) (err error) {
+	if err := c.Exec("BEGIN IMMEDIATE"); err != nil {
+		return err
+	}
+	defer func() {
+		if c.GetAutocommit() {
+			return // it is committed, or SQLite has rolled it back by itself
+		}
+		defer c.SetInterrupt(c.SetInterrupt(context.Background()))
+		err = errors.Join(err, c.Exec("ROLLBACK"))
+	}()
+	if err := fn(c); err != nil {
+		return err
+	}
+	return c.Exec("COMMIT")
+}
+
+// query runs one statement with args (string or int64) and calls each, which
+// may be nil, with every row.
+func query(c *sqlite3.Conn, sql string, each func(row *sqlite3.Stmt), args ...any) error {
+	stmt, _, err := c.Prepare(sql)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = stmt.Close() }() // repeats the error of the last step
+	for i, arg := range args {
+		switch arg := arg.(type) {
+		case string:
+			err = stmt.BindText(i+1, arg)
+		case int64:
+			err = stmt.BindInt64(i+1, arg)
+		default:
+			err = fmt.Errorf("argument %d is a %T", i+1, arg)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for stmt.Step() {
+		if each == nil {
+			continue
+		}
+		if each(stmt); stmt.Err() != nil {
+			break // a column could not be read
+		}
+	}
+	return stmt.Err()
+}
+
+// number returns the one number that a statement gives.
+func number(c *sqlite3.Conn, sql string) (n int64, err error) {
+	err = query(c, sql, func(row *sqlite3.Stmt) { n = row.ColumnInt64(0) })
+	return n, err
+}
