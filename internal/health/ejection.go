@@ -1,5 +1,6 @@
 // Package health decides from what it is told whether a backend is well. Its
-// machines are pure: results and the time go in, a verdict comes out.
+// machines are pure: results and the time go in, a verdict comes out. Checks
+// judges by the results of probes, Ejection by failed dials.
 package health
 
 import "time"
@@ -16,8 +17,9 @@ const (
 // at once, for a time that doubles with each failure in a row. The zero value
 // is ready. It is not safe for concurrent use.
 type Ejection struct {
-	failures int
-	until    time.Time
+	suspect bool // a dial has failed since the backend was reached
+	step    int  // how many doublings the next failure costs
+	until   time.Time
 }
 
 // Failed notes a dial that failed at now and returns how long the backend is
@@ -28,12 +30,44 @@ func (e *Ejection) Failed(now time.Time) time.Duration {
 		return 0
 	}
 	d := longestEjection
-	if e.failures < 5 { // 1, 2, 4, 8, 16 s, then the longest
-		d = firstEjection << e.failures
+	if e.step < 5 { // 1, 2, 4, 8, 16 s, then the longest
+		d = firstEjection << e.step
 	}
-	e.failures++
-	e.until = now.Add(d)
+	e.suspect, e.step, e.until = true, e.step+1, now.Add(d)
 	return d
+}
+
+// Phase says where an ejection stands.
+type Phase uint8
+
+// The phases of an ejection.
+const (
+	// Calm: no dial has failed since the backend was reached.
+	Calm Phase = iota
+	// Ejected: the backend is out for now.
+	Ejected
+	// Trying: its time out is over, and nobody has reached it yet.
+	Trying
+)
+
+// Phase returns where the ejection stands at now.
+func (e *Ejection) Phase(now time.Time) Phase {
+	switch {
+	case !e.suspect:
+		return Calm
+	case now.Before(e.until):
+		return Ejected
+	}
+	return Trying
+}
+
+// Shorten ends the time out at now: there are signs that the backend accepts
+// connections again, or soon will. If it does not, the times begin with the
+// shortest again.
+func (e *Ejection) Shorten(now time.Time) {
+	if now.Before(e.until) {
+		e.until, e.step = now, 0
+	}
 }
 
 // Succeeded notes that the backend was reached: the next failure counts as the

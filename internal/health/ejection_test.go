@@ -51,13 +51,22 @@ func TestEjection(t *testing.T) {
 		case "works":
 			e.Succeeded()
 			until = time.Time{}
+		case "sign":
+			e.Shorten(at)
+			if at.Before(until) {
+				until = at
+			}
+		case "is":
+			phases := map[string]Phase{"calm": Calm, "ejected": Ejected, "trying": Trying}
+			require.Contains(t, phases, words[2], "line %d", n)
+			require.Equal(t, phases[words[2]], e.Phase(at), "%s: line %d: %s", story, n, line)
 		default:
 			require.Fail(t, "unknown event", "line %d: %s", n, line)
 		}
 		require.Equal(t, until, e.Until(), "%s: line %d: %s", story, n, line)
 	}
 	require.NoError(t, scanner.Err())
-	require.Equal(t, 5, stories)
+	require.Equal(t, 8, stories)
 }
 
 func duration(t *testing.T, s string) time.Duration {
