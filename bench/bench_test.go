@@ -110,7 +110,7 @@ func startLB(tb testing.TB, backend string) string {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	a, err := app.New(app.Options{Config: c, Logs: logs, Version: "bench", Commit: "bench"})
+	a, err := app.New(tb.Context(), app.Options{Config: c, Logs: logs, Version: "bench", Commit: "bench"})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -236,7 +236,7 @@ func BenchmarkDecide(b *testing.B) {
 			{},
 		}),
 		Routes: slices.Repeat([]exchange.Route{{
-			Pool:        pool.New("bench", factory, pool.NewBudget(.2, 3), backends, nil),
+			Pool:        pool.New(pool.Options{Name: "bench", Policy: factory, Budget: pool.NewBudget(.2, 3), Backends: backends}),
 			Retries:     m.Retries("bench", exchange.RetryOutcomes),
 			Instruments: m.Route("bench", "bench"),
 		}}, 4),

@@ -17,6 +17,7 @@ pools:
 routes:
   - { name: all, match: { path_prefix: / }, proxy: { pool: bench } }
 admin: { address: %q }
+storage: { path: "" }
 shutdown: { drain: 2s }
 log: { level: warn, access: { enabled: false } }
 `, listen, backend, admin)

@@ -62,6 +62,10 @@ func (h *house) rules() []rule {
 			under("github.com/prometheus"), only("internal/metrics"),
 		},
 		{
+			"only internal/store knows SQLite",
+			under("github.com/ncruces"), only("internal/store"),
+		},
+		{
 			"only internal/config/load knows viper and YAML",
 			under("github.com/spf13/viper", "gopkg.in/yaml.v2", "gopkg.in/yaml.v3", "go.yaml.in/yaml"), only("internal/config/load"),
 		},
@@ -73,7 +77,7 @@ func (h *house) rules() []rule {
 			"decisions know no net/http",
 			under("net/http"),
 			func(pkg string, _ int) bool {
-				return slices.Contains([]string{"exchange", "route", "pool", "balance", "health", "backend", "outcome"}, strings.TrimPrefix(pkg, "internal/"))
+				return slices.Contains([]string{"exchange", "route", "pool", "balance", "health", "breaker", "backend", "outcome"}, strings.TrimPrefix(pkg, "internal/"))
 			},
 		},
 		{
@@ -245,6 +249,7 @@ func TestArchitectureIsGuarded(t *testing.T) {
 		{"sideways", "internal/proxy", "lb/internal/fanout", "imports go strictly down"},
 		{"up", "internal/pool", "lb/internal/proxy", "internal/pool/x.go (floor 2) imports internal/proxy (floor 3)"},
 		{"Prometheus", "internal/app", "github.com/prometheus/client_golang/prometheus", "only internal/metrics"},
+		{"SQLite", "internal/app", "github.com/ncruces/go-sqlite3", "only internal/store"},
 		{"viper", "internal/app", "github.com/spf13/viper", "only internal/config/load"},
 		{"YAML", "internal/app", "go.yaml.in/yaml/v3", "only internal/config/load"},
 		{"config", "internal/proxy", "lb/internal/config", "read config structs"},

@@ -26,7 +26,7 @@ var (
 // Exit codes: 0 is a clean stop.
 const (
 	exitUsage = 1 // bad configuration or usage
-	exitBind  = 2 // a socket could not be bound
+	exitBind  = 2 // a socket could not be bound, or the storage not opened
 )
 
 // hurry is closed when a stop is not to wait for anything any more.
@@ -45,7 +45,7 @@ func main() {
 	}()
 	if err := rootCommand().ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "lb: "+err.Error())
-		if errors.Is(err, app.ErrBind) {
+		if errors.Is(err, app.ErrBind) || errors.Is(err, app.ErrStorage) {
 			os.Exit(exitBind)
 		}
 		os.Exit(exitUsage)
@@ -59,12 +59,15 @@ func rootCommand() *cobra.Command {
 		Short:   "An HTTP load balancer that reads from one backend and writes to all of them",
 		Example: `  lb demo                      everything in one process, with curls to try
   lb check -c lb.yaml          what a configuration means, or everything that is wrong with it
-  lb serve -c lb.yaml          the daemon`,
+  lb serve -c lb.yaml          the daemon
+  lb instances                 its backends, and how each of them is
+  lb drain server1 --wait 30s  no new requests for one of them, until it is idle`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(serveCommand(), checkCommand(), demoCommand(), healthcheckCommand(), versionCommand())
+	root.AddCommand(serveCommand(), checkCommand(), demoCommand(), healthcheckCommand(), versionCommand(),
+		instancesCommand(), drainCommand(), maintenanceCommand(), enableCommand())
 	return root
 }
 

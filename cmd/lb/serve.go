@@ -90,7 +90,7 @@ func serve(ctx context.Context, source string, c *config.Config, warnings []conf
 	if err != nil {
 		return err
 	}
-	a, err := app.New(app.Options{
+	a, err := app.New(ctx, app.Options{
 		Config: c, Effective: effective, AdminToken: adminToken(c),
 		Logs: logs, Hurry: hurry, Version: version, Commit: revision(),
 	})
@@ -98,6 +98,7 @@ func serve(ctx context.Context, source string, c *config.Config, warnings []conf
 		return err
 	}
 	if err := a.Bind(ctx); err != nil {
+		a.Close()
 		return err
 	}
 	if bound != nil {

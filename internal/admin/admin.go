@@ -1,5 +1,6 @@
-// Package admin is the admin listener: it shows what lb does, over a small
-// Control interface, to whoever is allowed to see it.
+// Package admin is the admin listener: it shows what lb does and takes what
+// operators want of it, over the small interfaces Control and Operator, from
+// whoever is allowed to.
 package admin
 
 import (
@@ -45,7 +46,7 @@ type Options struct {
 type Handler struct {
 	guard  guard
 	log    func(msg string, kv ...any)
-	routes map[string]route // by exact path
+	routes map[string]route // by exact path, or pattern with {id}
 }
 
 // route is one path of the admin listener.
@@ -54,8 +55,8 @@ type route struct {
 	methods map[string]http.HandlerFunc
 }
 
-// New returns the handler over c; metrics serves /metrics.
-func New(opts Options, c Control, metrics http.Handler) *Handler {
+// New returns the handler over c and o; metrics serves /metrics.
+func New(opts Options, c Control, o Operator, metrics http.Handler) *Handler {
 	h := &Handler{guard: newGuard(opts), log: opts.Logger}
 	if h.log == nil {
 		h.log = func(string, ...any) {}
@@ -67,8 +68,27 @@ func New(opts Options, c Control, metrics http.Handler) *Handler {
 		"/instances": {methods: get(h.instances(c))},
 		"/config":    {methods: get(h.config(c))},
 		"/metrics":   {methods: get(metrics.ServeHTTP)},
+		"/audit":     {methods: get(h.audit(o))},
+	}
+	for verb, to := range verbs {
+		h.routes[instancePattern+verb] = route{methods: post(h.change(o, to))}
 	}
 	return h
+}
+
+// instancePattern begins the patterns of what is done to one backend.
+const instancePattern = "/instances/{id}/"
+
+// pattern returns the key of path in the route table, and the id if it names
+// one. The path is decoded already; an encoded slash, which could stand in an
+// id, does not pass the guard.
+func pattern(path string) (key, id string) {
+	rest, instance := strings.CutPrefix(path, "/instances/")
+	id, verb, slash := strings.Cut(rest, "/")
+	if !instance || !slash {
+		return path, ""
+	}
+	return instancePattern + verb, id
 }
 
 // get is the method table of a path that is only read. HEAD is answered as
@@ -77,13 +97,19 @@ func get(f http.HandlerFunc) map[string]http.HandlerFunc {
 	return map[string]http.HandlerFunc{http.MethodGet: f, http.MethodHead: f}
 }
 
+// post is the method table of a path that only changes something.
+func post(f http.HandlerFunc) map[string]http.HandlerFunc {
+	return map[string]http.HandlerFunc{http.MethodPost: f}
+}
+
 // ServeHTTP answers one request. The checks run in the same order for every
 // path and method, before anything tells whether the path exists.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 
-	to, known := h.routes[r.URL.Path]
+	key, id := pattern(r.URL.Path)
+	to, known := h.routes[key]
 	if e := h.guard.check(r, to.open); e != nil {
 		if e.Code == outcome.Unauthorized {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="lb"`)
@@ -102,6 +128,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.refuse(w, r, &outcome.Error{Code: outcome.MethodNotAllowed, Detail: "allowed here: " + allow})
 		return
 	}
+	r.SetPathValue("id", id)
 	serve(w, r)
 }
 

@@ -10,7 +10,7 @@ import (
 
 func TestHosts(t *testing.T) {
 	h := New(Options{Hosts: []string{"LB.internal", "lb2:9901", "fd00::1", "[fd00::2]:9901", "10.0.0.1", "", ":9901"}},
-		healthy(), metricsStub)
+		healthy(), new(operator), metricsStub)
 	for host, ok := range map[string]bool{
 		"localhost": true, "localhost:9901": true, "LocalHost:1": true, "localhost.:9901": true,
 		"127.0.0.1": true, "127.0.0.1:9901": true, "127.9.9.9": true,
@@ -38,7 +38,7 @@ func TestHosts(t *testing.T) {
 }
 
 func TestOtherOrigins(t *testing.T) {
-	h := New(Options{}, healthy(), metricsStub)
+	h := New(Options{}, healthy(), new(operator), metricsStub)
 	for _, c := range []struct {
 		ok     bool
 		fields []string
@@ -75,11 +75,12 @@ func TestOtherOrigins(t *testing.T) {
 }
 
 func TestUncleanPaths(t *testing.T) {
-	h := New(Options{Token: token}, healthy(), metricsStub)
+	h := New(Options{Token: token}, healthy(), new(operator), metricsStub)
 	for _, path := range []string{
 		"/config/../livez", "/livez/..", "/..", "/./config", "/livez/.", "/%2e%2e/config", "/.%2E/config", "/%2e",
 		"//config", "/livez//config", "/config//", "//localhost/config",
 		"/livez%2fconfig", "/livez%2Fconfig", "/%2Fconfig", "/livez%2f..%2fconfig", `/x%2f"y`,
+		"/instances/a%2fb/drain", "/instances/a%2Fdrain", "/instances/../drain", "/instances/%2e%2e/drain", "/instances//drain",
 		`/livez\config`, "/livez%5cconfig", "/..%5Cconfig", "/livez%00", "*",
 		"http://localhost:9901", "http://localhost:9901//config",
 	} {
@@ -93,7 +94,7 @@ func TestUncleanPaths(t *testing.T) {
 }
 
 func TestOrderOfChecks(t *testing.T) {
-	h := New(Options{Token: token}, healthy(), metricsStub)
+	h := New(Options{Token: token}, healthy(), new(operator), metricsStub)
 	host, origin, auth := "Host: evil.example", "Origin: http://evil.example:1", "Authorization: Bearer "+token
 	require.Equal(t, 421, ask(t, h, "X //nothing", host, origin).Code)
 	require.Equal(t, 403, ask(t, h, "X //nothing", origin).Code)
@@ -108,7 +109,7 @@ func TestRefusalsAreLoggedWithoutCredentials(t *testing.T) {
 	h := New(Options{Token: token, Logger: func(msg string, kv ...any) {
 		require.Zero(t, len(kv)%2)
 		logged = append(logged, fmt.Sprintln(msg, kv))
-	}}, healthy(), metricsStub)
+	}}, healthy(), new(operator), metricsStub)
 
 	ask(t, h, "GET /config?token=canary-query", "Authorization: Bearer canary-wrong")
 	ask(t, h, "GET /config", "Authorization: Bearer "+token) // fine: nothing to log

@@ -31,7 +31,11 @@ type PoolHealth struct {
 // BackendHealth is the health of one backend.
 type BackendHealth struct {
 	ID string `json:"instanceId"`
-	// State is up, down, draining, maintenance, ejected or expired.
+	// State is one word for what a backend is in, the first that holds of:
+	// maintenance (an operator took it out: no work, no probes), draining (an
+	// operator gives it no new reads, what is under way ends), expired (its
+	// registration was not renewed), down (its checks fail, or none has ended
+	// yet), ejected (a dial failed, or its breaker is not closed), up.
 	State string `json:"state"`
 	// Reasons says why the backend is not eligible.
 	Reasons List[string] `json:"reasons"`
@@ -40,6 +44,11 @@ type BackendHealth struct {
 	ConsecutiveFail int `json:"consecutive_fail"`
 	// LastProbe is when the last probe ended; nil without one.
 	LastProbe *time.Time `json:"last_probe"`
+	// LastError is why the last failed probe failed; empty if none did.
+	LastError string `json:"last_error,omitempty"`
+	// Breaker is closed, open (no traffic) or half-open (a few requests, to
+	// see whether it is well again); empty without a breaker.
+	Breaker string `json:"breaker,omitempty"`
 	// ErrorRate is the share of requests that failed lately, 0 to 1.
 	ErrorRate float64 `json:"error_rate"`
 	// P50 and P99 are quantiles of the response time, in milliseconds.
@@ -62,9 +71,11 @@ type Instance struct {
 	Limit int `json:"limit"`
 	// Queued is how many requests wait for a slot.
 	Queued int `json:"queued"`
-	// State is up, down, draining, maintenance, ejected or expired.
-	State    string `json:"state"`
-	Eligible bool   `json:"eligible"`
+	// State is the same word as in /health: up, down, draining, maintenance,
+	// ejected (also by a breaker) or expired.
+	State string `json:"state"`
+	// Eligible says whether the policy may pick it.
+	Eligible bool `json:"eligible"`
 	// Reasons says why the backend is not eligible.
 	Reasons List[string] `json:"reasons"`
 	// EWMA is the moving average of the time to first byte, in milliseconds.

@@ -10,6 +10,8 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -24,6 +26,7 @@ import (
 	"lb/internal/metrics"
 	"lb/internal/pool"
 	"lb/internal/proxy"
+	"lb/internal/store"
 )
 
 // Options are what the daemon needs beside its configuration.
@@ -52,6 +55,9 @@ type App struct {
 	decider  *exchange.Decider
 	fanout   *fanout.Engine
 	front    *front.Front
+	store    *store.Store
+
+	operating sync.Mutex // one operator's change at a time
 
 	servers []*server // in the order they were bound
 	ready   atomic.Bool
@@ -65,10 +71,21 @@ type server struct {
 	http *http.Server
 }
 
-// New compiles the configuration. It binds and starts nothing.
-func New(o Options) (*App, error) {
+// ErrStorage marks a store that could not be opened or read.
+var ErrStorage = errors.New("cannot open the storage")
+
+// New opens the storage and compiles the configuration. It binds and starts
+// nothing. Whoever has no use for the App then calls Close.
+func New(ctx context.Context, o Options) (_ *App, err error) {
 	a := &App{config: o.Config, options: o, log: o.Logs.Main, metrics: metrics.New(o.Version, o.Commit)}
-	var err error
+	if a.store, err = store.Open(o.Config.Storage.Path); err != nil {
+		return nil, fmt.Errorf("%w (storage.path): %w", ErrStorage, err)
+	}
+	defer func() {
+		if err != nil {
+			a.Close()
+		}
+	}()
 	if a.registry, err = newRegistry(o.Config, a.metrics, a.stateChanged); err != nil {
 		return nil, err
 	}
@@ -86,7 +103,20 @@ func New(o Options) (*App, error) {
 	a.metrics.SetGeneration(generation)
 	a.metrics.SetBackends(backend.States, a.backendSamples)
 	a.metrics.SetFanout(a.fanoutSamples)
+	if err = a.restore(ctx); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrStorage, err)
+	}
 	return a, nil
+}
+
+// Close gives up what New took, if Run does not: Run does it by itself.
+func (a *App) Close() {
+	if a.registry != nil {
+		a.registry.close()
+	}
+	if err := a.store.Close(); err != nil {
+		a.log.Error("the storage did not close well", zap.Error(err))
+	}
 }
 
 // ErrBind marks a socket that could not be bound.
@@ -139,7 +169,7 @@ func (a *App) Bind(ctx context.Context) (err error) {
 		}
 		h := admin.New(admin.Options{
 			Token: a.options.AdminToken, Hosts: a.config.Admin.Hosts, Logger: a.log.Sugar().Infow,
-		}, a, a.metrics.Handler())
+		}, a, a, a.metrics.Handler())
 		a.servers = append(a.servers, &server{name: "admin", Listener: l, http: smallServer(h, logger)})
 	}
 	return nil
@@ -197,21 +227,21 @@ func (a *App) Addr(name string) string {
 	return ""
 }
 
-// Run serves until ctx ends, then stops in order. Bind comes first. It returns
-// an error if serving failed before it was asked to stop.
+// Run serves until ctx ends, then stops in order. Bind comes first. Operators
+// are served at once, clients as soon as the backends have been probed. It
+// returns an error if serving failed before it was asked to stop.
 func (a *App) Run(ctx context.Context) error {
+	defer a.Close()
 	failed := make(chan error, len(a.servers))
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
-	fanoutDone := make(chan error, 1)
-	go func() { fanoutDone <- a.fanout.Run(work) }()
-	for _, s := range a.servers {
-		go func() {
-			if err := s.http.Serve(s.Listener); !errors.Is(err, http.ErrServerClosed) {
-				failed <- fmt.Errorf("listener %s: %w", s.name, err)
-			}
-		}()
-	}
+	var background sync.WaitGroup
+	var fanoutErr error
+	background.Go(func() { fanoutErr = a.fanout.Run(work) })
+	a.startProbes(work, &background)
+	a.serve(failed, func(s *server) bool { return s.data == nil })
+	a.firstRound(ctx)
+	a.serve(failed, func(s *server) bool { return s.data != nil })
 	a.ready.Store(true)
 	for _, s := range a.servers {
 		a.log.Info("listening", zap.String("listener", s.name), zap.Stringer("address", s.Addr()))
@@ -222,7 +252,22 @@ func (a *App) Run(ctx context.Context) error {
 	case err = <-failed:
 	}
 	a.stop(stopWork)
-	return errors.Join(err, <-fanoutDone)
+	background.Wait()
+	return errors.Join(err, fanoutErr)
+}
+
+// serve begins to accept on the sockets that are chosen.
+func (a *App) serve(failed chan<- error, chosen func(*server) bool) {
+	for _, s := range a.servers {
+		if !chosen(s) {
+			continue
+		}
+		go func() {
+			if err := s.http.Serve(s.Listener); !errors.Is(err, http.ErrServerClosed) {
+				failed <- fmt.Errorf("listener %s: %w", s.name, err)
+			}
+		}()
+	}
 }
 
 const (
@@ -267,7 +312,6 @@ func (a *App) stop(stopWork context.CancelFunc) {
 	for _, p := range pending {
 		a.log.Warn("delivery still pending, lost with this process", pendingFields(p)...)
 	}
-	a.registry.close()
 	for _, s := range a.servers {
 		_ = s.http.Close()
 	}
@@ -306,15 +350,27 @@ func (a *App) waitFor(limit time.Duration, done func() bool) {
 	}
 }
 
-// stateChanged logs a backend's change of state, once.
+// stateChanged logs and counts a backend's change of state, once.
 func (a *App) stateChanged(c pool.Change) {
+	word := c.To.Word()
+	if f := a.registry.backends[c.Backend]; word != c.From.Word() {
+		f.changes[slices.Index(backend.States, word)].Inc()
+	}
 	fields := []zap.Field{
 		zap.String("pool", c.Backend.Pool), zap.String("backend", c.Backend.ID),
-		zap.String("from", c.From.Word()), zap.String("to", c.To.Word()),
-		zap.String("reason", c.Reason),
+		zap.String("from", c.From.Label()), zap.String("to", c.To.Label()),
+		zap.Bool("eligible", c.To.Eligible()), zap.String("reason", c.Reason),
 	}
 	if c.For > 0 {
 		fields = append(fields, zap.Duration("for", c.For))
 	}
-	a.log.Info("backend changed state", fields...)
+	message := "backend changed state"
+	switch {
+	case c.From.Sync == c.To.Sync:
+	case c.To.Sync == backend.InSync:
+		message = "backend has caught up with its deliveries"
+	default:
+		message = "backend is behind on its deliveries"
+	}
+	a.log.Info(message, fields...)
 }

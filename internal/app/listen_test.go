@@ -59,7 +59,7 @@ func TestFilesThatAreNoSocketsStay(t *testing.T) {
 func newApp(t testing.TB, addresses ...string) *App {
 	t.Helper()
 	c := config.Default()
-	c.Admin.Address = ""
+	c.Admin.Address, c.Storage.Path = "", ""
 	for i, address := range addresses {
 		var l config.Listener
 		l.SetDefaults()
@@ -71,9 +71,9 @@ func newApp(t testing.TB, addresses ...string) *App {
 	logs, err := NewLogs(c.Log, io.Discard, io.Discard)
 	require.NoError(t, err)
 	t.Cleanup(logs.Close)
-	a, err := New(Options{Config: c, Logs: logs})
+	a, err := New(t.Context(), Options{Config: c, Logs: logs})
 	require.NoError(t, err)
-	t.Cleanup(a.registry.close)
+	t.Cleanup(a.Close)
 	return a
 }
 

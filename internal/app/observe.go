@@ -11,6 +11,7 @@ import (
 	"lb/internal/fanout"
 	"lb/internal/metrics"
 	"lb/internal/outcome"
+	"lb/internal/pool"
 )
 
 // Ready tells the admin listener whether requests are served.
@@ -32,8 +33,7 @@ func (a *App) Health() admin.Health {
 		m := p.Members()
 		ph := admin.PoolHealth{Name: p.Name, Eligible: len(m.Eligible)}
 		for _, b := range m.All {
-			state := b.State()
-			ph.Backends = append(ph.Backends, admin.BackendHealth{ID: b.ID, State: state.Word(), Reasons: state.Reasons()})
+			ph.Backends = append(ph.Backends, a.backendHealth(p, b))
 		}
 		h.Pools = append(h.Pools, ph)
 	}
@@ -45,28 +45,59 @@ func (a *App) Health() admin.Health {
 	return h
 }
 
+func (a *App) backendHealth(p *pool.Pool, b *backend.Backend) admin.BackendHealth {
+	now, status := time.Now(), p.Status(b)
+	h := admin.BackendHealth{
+		ID: b.ID, State: status.State.Word(), Reasons: status.Reasons, Breaker: status.Breaker,
+		ErrorRate: b.Recent.Figures(now).ErrorRate(),
+	}
+	if quantiles, n := b.Heads.Quantiles(now, .5, .99); n > 0 {
+		h.P50, h.P99 = milliseconds(quantiles[0]), milliseconds(quantiles[1])
+	}
+	if loop := a.registry.backends[b].loop; loop != nil {
+		probes := loop.State()
+		h.ConsecutiveOK, h.ConsecutiveFail = probes.ConsecutiveOK, probes.ConsecutiveFail
+		h.LastError = probes.LastError
+		if !probes.LastProbe.IsZero() {
+			h.LastProbe = new(probes.LastProbe.UTC())
+		}
+	}
+	return h
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
 // Instances reports every backend of every pool.
 func (a *App) Instances() []admin.Instance {
 	var all []admin.Instance
 	for _, p := range a.registry.pools {
 		for _, b := range p.Members().All {
-			state := b.State()
-			all = append(all, admin.Instance{
-				ID: b.ID, Pool: p.Name, Address: b.Address, Source: b.Source, Weight: b.Weight,
-				InFlight: b.InFlight(), State: state.Word(), Eligible: state.Eligible(), Reasons: state.Reasons(),
-			})
+			all = append(all, a.instance(p, b))
 		}
 	}
 	return all
+}
+
+func (a *App) instance(p *pool.Pool, b *backend.Backend) admin.Instance {
+	status := p.Status(b)
+	return admin.Instance{
+		ID: b.ID, Pool: p.Name, Address: b.Address, Source: b.Source, Weight: b.Weight, InFlight: b.InFlight(),
+		State: status.State.Word(), Eligible: status.State.Eligible(), Reasons: status.Reasons,
+	}
 }
 
 func (a *App) backendSamples() []metrics.BackendSample {
 	var all []metrics.BackendSample
 	for _, p := range a.registry.pools {
 		for _, b := range p.Members().All {
-			all = append(all, metrics.BackendSample{
-				Pool: p.Name, Backend: b.ID, State: b.State().Word(), InFlight: b.InFlight(),
-			})
+			status := p.Status(b)
+			sample := metrics.BackendSample{
+				Pool: p.Name, Backend: b.ID, State: status.State.Word(), InFlight: b.InFlight(), Breaker: -1,
+			}
+			if status.Breaker != "" {
+				sample.Breaker = status.BreakerNumber
+			}
+			all = append(all, sample)
 		}
 	}
 	return all
@@ -102,24 +133,14 @@ func newFanoutEvents(a *App) *fanoutEvents {
 }
 
 // Attempt notes how one attempt of a delivery ended.
-func (e *fanoutEvents) Attempt(p *fanout.Plan, b *backend.Backend, o outcome.Outcome, succeeded bool) {
-	m, members := e.app.registry.deliveries[b], e.app.registry.pool(p.Pool.Name())
+func (e *fanoutEvents) Attempt(_ *fanout.Plan, b *backend.Backend, o outcome.Outcome, succeeded bool) {
+	m := e.app.registry.backends[b].delivery
 	m.Attempt(int(o.Class))
 	switch {
 	case succeeded:
 		m.Succeeded()
-		members.Reached(b)
-	case o.Class == outcome.Starved: // lb's own want is nobody's failure
-	case o.Class == outcome.Unsent:
+	case o.Class != outcome.Starved: // lb's own want is nobody's failure
 		m.Failed()
-		if b.Unreachable() { // else the attempt's own time ran out first, which says less
-			members.DialFailed(b)
-		}
-	default:
-		m.Failed()
-		if o.Status != 0 {
-			members.Reached(b)
-		}
 	}
 }
 
@@ -149,6 +170,18 @@ func settlementFields(s fanout.Settlement) []zap.Field {
 		zap.String("backend", s.Backend.ID), zap.Int("attempts", s.Attempts),
 		zap.Int("last_status", s.LastStatus), zap.Duration("age", s.Age),
 	}
+}
+
+// Lagging notes that a backend has fallen behind on its deliveries, or caught up.
+func (e *fanoutEvents) Lagging(poolName string, b *backend.Backend, lagging bool, reason string) {
+	word := backend.InSync
+	switch {
+	case lagging && e.app.registry.lagging[poolName].Exclude:
+		word = backend.LaggingExcluded
+	case lagging:
+		word = backend.Lagging
+	}
+	e.app.registry.byName[poolName].SetSync(b, word, reason)
 }
 
 // Decided notes how long a write took from admission to its end.

@@ -24,8 +24,15 @@ type Backend struct {
 	// is shared; never nil.
 	Outcomes interface{ Count(class int) }
 
+	// Recent is what came of the latest attempts, Heads how long their response
+	// heads took.
+	Recent Recent
+	Heads  Latency
+
 	inFlight  atomic.Int64
-	gate      atomic.Uint32
+	state     atomic.Uint32
+	trials    trials
+	ramp      ramp
 	dialBroke atomic.Bool
 }
 
@@ -54,52 +61,9 @@ func (b *Backend) DialSucceeded() {
 // since, whoever dialled.
 func (b *Backend) Unreachable() bool { return b.dialBroke.Load() }
 
-// Gate is the word that passive observation writes: whether failures that
-// traffic itself met keep the backend out.
-type Gate uint32
+// State returns the state words as they are now, all of one moment.
+func (b *Backend) State() State { return unpack(b.state.Load()) }
 
-const (
-	// GateOpen lets traffic through.
-	GateOpen Gate = iota
-	// GateEjected keeps traffic away for a while after a failed dial.
-	GateEjected
-)
-
-// SetGate writes the gate. Its only writer is the pool's connect ejection.
-func (b *Backend) SetGate(g Gate) { b.gate.Store(uint32(g)) }
-
-// State returns the state words as they are now.
-func (b *Backend) State() State { return State{Gate: Gate(b.gate.Load())} }
-
-// State is a set of words about one backend, each with one writer.
-type State struct {
-	Gate Gate
-}
-
-// Eligible reports whether a backend in this state may be picked. It is the
-// only place that decides this.
-func (s State) Eligible() bool { return s.Gate == GateOpen }
-
-// LastResort reports whether a backend that is not eligible may serve when
-// no other one is: one that is merely ejected may have come back already, and
-// trying it costs less than refusing.
-func (s State) LastResort() bool { return s.Gate == GateEjected }
-
-// States are all values of State.Word, for whoever shows one series for each.
-var States = []string{"up", "ejected"}
-
-// Word returns the one word that operators read.
-func (s State) Word() string {
-	if s.Gate == GateEjected {
-		return "ejected"
-	}
-	return "up"
-}
-
-// Reasons says why a backend is not eligible; empty when it is.
-func (s State) Reasons() []string {
-	if s.Gate == GateEjected {
-		return []string{"connect ejection: the last dial failed"}
-	}
-	return []string{}
-}
+// SetState replaces the state words. Its only caller is the pool, which writes
+// one word at a time for the word's owner, under its lock.
+func (b *Backend) SetState(s State) { b.state.Store(s.pack()) }

@@ -17,7 +17,11 @@ type Query struct {
 	// Retry marks every pick after a request's first. It moves no rotation
 	// cursor, so retries do not disturb the order that other requests see.
 	Retry bool
+	// Unlimited lets backends on trial take the request although their trials
+	// are given out: there is nobody else.
+	Unlimited bool
 
+	trial uint32 // the period of the trial that Take claimed, 0 for none
 	tried [8]*backend.Backend
 	more  []*backend.Backend
 	n     int
@@ -26,7 +30,7 @@ type Query struct {
 // Reset empties q for the next request.
 func (q *Query) Reset() {
 	clear(q.tried[:])
-	q.more, q.n, q.Retry = nil, 0, false
+	q.more, q.n, q.Retry, q.Unlimited, q.trial = nil, 0, false, false, 0
 }
 
 // Exclude keeps b out of the following picks of this request.
@@ -55,14 +59,24 @@ func (q *Query) Tried(b *backend.Backend) bool {
 }
 
 // Take claims b for the request and reports whether it could: not if this
-// request tried it before. What is taken is given back with Backend.End.
+// request tried it before, nor if b is on trial and its trials are given out.
+// What is taken is given back with Backend.End.
 func (q *Query) Take(b *backend.Backend) bool {
 	if q.n > 0 && q.Tried(b) {
 		return false
 	}
+	trial, ok := b.TakeTrial()
+	if !ok && !q.Unlimited {
+		return false
+	}
+	q.trial = trial
 	b.Begin()
 	return true
 }
+
+// Trial returns the period of the trial that the last Take claimed, 0 if its
+// backend is not on trial.
+func (q *Query) Trial() uint32 { return q.trial }
 
 // Picker is the compiled form of a policy over a frozen set of backends.
 type Picker interface {

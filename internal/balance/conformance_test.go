@@ -108,6 +108,54 @@ func conformance(t *testing.T, factory Factory) {
 		wg.Wait()
 		require.EqualValues(t, workers*picks, inFlight(backends))
 	})
+	t.Run("a backend on trial gets its trials and no more", func(t *testing.T) {
+		backends := set(3)
+		picker := factory(backends, nil)
+		period := backends[1].SetTrials(2)
+		trials := 0
+		for range 30 {
+			var q Query
+			b := picker.Pick(&q)
+			require.NotNil(t, b)
+			if b == backends[1] {
+				trials++
+				require.Equal(t, period, q.Trial())
+			} else {
+				require.Zero(t, q.Trial())
+			}
+		}
+		require.Equal(t, 2, trials)
+	})
+	t.Run("with nobody else, who is on trial gets everything", func(t *testing.T) {
+		backends := set(2)
+		picker := factory(backends, nil)
+		for _, b := range backends {
+			b.SetTrials(1)
+		}
+		var q Query
+		for range 2 {
+			require.NotNil(t, picker.Pick(&q))
+			require.NotZero(t, q.Trial())
+		}
+		require.Nil(t, picker.Pick(&q), "the trials are given out")
+		q.Unlimited = true
+		require.NotNil(t, picker.Pick(&q))
+		require.Zero(t, q.Trial(), "it counts as no trial")
+		require.EqualValues(t, 3, inFlight(backends))
+	})
+	t.Run("nobody starves while all of them start slowly", func(t *testing.T) {
+		backends := set(3)
+		picker := factory(backends, nil)
+		for _, b := range backends {
+			b.SetShare(100)
+		}
+		for range 300 {
+			require.NotNil(t, picker.Pick(new(Query)))
+		}
+		for _, b := range backends {
+			require.InDelta(t, 100, b.InFlight(), 10, b.ID)
+		}
+	})
 	t.Run("a pick does not allocate", func(t *testing.T) {
 		backends := set(9)
 		picker := factory(backends, nil)
@@ -152,7 +200,7 @@ func TestQueryReset(t *testing.T) {
 		q.Exclude(b)
 		require.True(t, q.Tried(b), b.ID)
 	}
-	q.Retry = true
+	q.Retry, q.Unlimited, q.trial = true, true, 7
 	q.Reset()
 	for _, b := range backends {
 		require.False(t, q.Tried(b), b.ID)

@@ -7,7 +7,8 @@ import (
 )
 
 // roundRobin is an exact rotation: one cursor for all requests, moved once by
-// each. Weights are ignored.
+// each. Weights are ignored. A backend in its slow start passes on some of its
+// turns.
 type roundRobin struct {
 	backends []*backend.Backend
 	cursor   *atomic.Uint64 // shared by all pickers of the pool, so that a change of the set does not start over
@@ -26,14 +27,26 @@ func (p *roundRobin) Pick(q *Query) *backend.Backend {
 	if n == 0 {
 		return nil
 	}
-	var at uint64
 	if q.Retry {
-		at = p.cursor.Load()
-	} else {
-		at = p.cursor.Add(1) - 1
+		return p.walk(q, p.cursor.Load())
 	}
+	// A turn that is passed on moves the cursor, too: else the next one in the
+	// row would get it each time, and twice its share.
+	for range n {
+		b := p.backends[(p.cursor.Add(1)-1)%n]
+		if b.TakesTurn() && q.Take(b) {
+			return b
+		}
+	}
+	// Nobody wanted it, so somebody gets it: each in turn here, too.
+	return p.walk(q, p.cursor.Add(1)-1)
+}
+
+// walk asks each backend once, whatever its share.
+func (p *roundRobin) walk(q *Query, from uint64) *backend.Backend {
+	n := uint64(len(p.backends))
 	for i := range n {
-		if b := p.backends[(at+i)%n]; q.Take(b) {
+		if b := p.backends[(from+i)%n]; q.Take(b) {
 			return b
 		}
 	}

@@ -87,3 +87,69 @@ func TestRoundRobinSkipsTheTried(t *testing.T) {
 	}
 	require.Equal(t, "c", picker.Pick(&q).ID)
 }
+
+func TestRoundRobinAlternatesAroundABackendOnTrial(t *testing.T) {
+	backends := set(3)
+	picker := newRoundRobin(backends, nil)
+	backends[1].SetTrials(1)
+	require.Equal(t, "a b c", turns(picker, 3), "its trial comes at its turn")
+	require.Equal(t, "a c a c a c a c", turns(picker, 8), "and then the others share its turns evenly")
+
+	backends[0].SetTrials(0)
+	require.Equal(t, "c c c", turns(picker, 3))
+}
+
+// counts makes n first picks and returns how many each backend got.
+func counts(p Picker, backends []*backend.Backend, n int) (got []int) {
+	before := make(map[*backend.Backend]int64)
+	for _, b := range backends {
+		before[b] = b.InFlight()
+	}
+	for range n {
+		p.Pick(new(Query))
+	}
+	for _, b := range backends {
+		got = append(got, int(b.InFlight()-before[b]))
+	}
+	return got
+}
+
+func TestRoundRobinInASlowStart(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		shares []int
+		picks  int
+		want   []int
+	}{
+		{"a tenth of its turns, the rest evenly", []int{1000, 100, 1000, 1000}, 310, []int{100, 10, 100, 100}},
+		{"half of its turns", []int{1000, 500}, 300, []int{200, 100}},
+		{"two of three at once", []int{100, 1000, 100}, 120, []int{10, 100, 10}},
+		{"alone it gets everything", []int{100}, 50, []int{50}},
+		{"all alike", []int{100, 100, 100}, 300, []int{100, 100, 100}},
+		{"both alike", []int{100, 100}, 300, []int{150, 150}},
+		{"all alike, half-way", []int{500, 500, 500}, 300, []int{100, 100, 100}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			backends := set(len(test.shares))
+			for i, share := range test.shares {
+				backends[i].SetShare(share)
+			}
+			got := counts(newRoundRobin(backends, nil), backends, test.picks)
+			for i := range got {
+				require.InDelta(t, test.want[i], got[i], 1+float64(test.picks)/50, "%v", got)
+			}
+		})
+	}
+}
+
+func TestARetryAsksWhateverTheShare(t *testing.T) {
+	backends := set(2)
+	backends[1].SetShare(100)
+	picker := newRoundRobin(backends, nil)
+	for range 20 {
+		var q Query
+		q.Exclude(backends[0])
+		q.Retry = true
+		require.Same(t, backends[1], picker.Pick(&q))
+	}
+}

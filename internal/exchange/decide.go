@@ -5,8 +5,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"lb/internal/backend"
 	"lb/internal/outcome"
+	"lb/internal/pool"
 	"lb/internal/route"
 )
 
@@ -130,54 +130,43 @@ const (
 // what is to be done. First try, redispatch and retry are all decided here.
 func (d *Decider) Next(x *Exchange, o outcome.Outcome) Kind {
 	if o.Class == outcome.Undecided {
-		if b := x.Route.Pool.TryAcquire(&x.query); b != nil {
-			x.moveTo(b)
+		if l, ok := x.Route.Pool.TryAcquire(&x.query); ok {
+			x.moveTo(l, x.Start)
 			return Try
 		}
 		return x.fail(outcome.NoBackend, "no backend of the pool is eligible")
 	}
-	x.attemptEnded(o)
+	now := time.Now()
+	x.Outcome, x.attempt = o, o.Class
+	x.lease.Answered(o.Class, now, now.Sub(x.began))
 	switch o.Class {
 	case outcome.Unsent, outcome.Starved:
 		// Nothing was sent, so the next backend gets the request as if it
 		// were the first, whatever the method.
-		if b := x.another(); b != nil {
-			x.moveTo(b)
+		if l, ok := x.another(); ok {
+			x.moveTo(l, now)
 			x.Route.Retries[redispatched].Inc()
 			return Try
 		}
 		x.Route.Retries[noBackend].Inc()
 		return x.fail(outcome.NoBackend, outcome.DetailOf(o.Class))
 	case outcome.Success, outcome.Failure:
-		if x.wantsRetry(o) && x.retry() {
+		if x.wantsRetry(o, now) && x.retry(now) {
 			return Try
 		}
 		x.passing = true
 		return Pass
 	default:
-		if x.wantsRetry(o) && x.retry() {
+		if x.wantsRetry(o, now) && x.retry(now) {
 			return Try
 		}
 		return x.fail(outcome.CodeOf(o.Class), outcome.DetailOf(o.Class))
 	}
 }
 
-// attemptEnded books how one attempt ended, as far as its head goes. Its lease
-// goes on until another attempt begins or the request is over.
-func (x *Exchange) attemptEnded(o outcome.Outcome) {
-	b, p := x.Backend, x.Route.Pool
-	x.Outcome, x.attempt = o, o.Class
-	switch o.Class {
-	case outcome.Unsent:
-		p.DialFailed(b)
-	case outcome.Success, outcome.Failure:
-		p.Reached(b)
-	}
-}
-
 // wantsRetry reports whether the route retries what happened and the request
 // allows it.
-func (x *Exchange) wantsRetry(o outcome.Outcome) bool {
+func (x *Exchange) wantsRetry(o outcome.Outcome, now time.Time) bool {
 	r := &x.Route.Retry
 	if !x.repeatable || !x.Replayable || x.retries >= r.Attempts || x.HeadSent.Load() {
 		return false
@@ -186,7 +175,7 @@ func (x *Exchange) wantsRetry(o outcome.Outcome) bool {
 	case outcome.Reset:
 		return r.Reset
 	case outcome.Timeout: // what lb itself would call a 504, while there is time for another try
-		return r.Statuses[504] && time.Since(x.Start) < x.Route.Timeout
+		return r.Statuses[504] && now.Sub(x.Start) < x.Route.Timeout
 	case outcome.Success, outcome.Failure:
 		return r.Statuses[o.Status]
 	}
@@ -195,41 +184,41 @@ func (x *Exchange) wantsRetry(o outcome.Outcome) bool {
 
 // retry moves the request to another backend at the cost of one token. The
 // backend is looked for first: a token is not spent on a wish.
-func (x *Exchange) retry() bool {
-	b := x.another()
-	if b == nil {
+func (x *Exchange) retry(now time.Time) bool {
+	l, ok := x.another()
+	if !ok {
 		x.Route.Retries[noBackend].Inc()
 		return false
 	}
 	if !x.Route.Pool.Budget.Withdraw() {
-		b.End()
+		l.End(outcome.Undecided, now)
 		x.Route.Retries[noBudget].Inc()
 		return false
 	}
-	x.moveTo(b)
+	x.moveTo(l, now)
 	x.retries++
 	x.Route.Retries[retried].Inc()
 	return true
 }
 
 // another acquires a backend that this request has not tried.
-func (x *Exchange) another() *backend.Backend {
+func (x *Exchange) another() (pool.Lease, bool) {
 	x.query.Exclude(x.Backend)
 	x.query.Retry = true
 	return x.Route.Pool.TryAcquire(&x.query)
 }
 
-// moveTo ends the lease on the last backend and takes over the one on b.
-func (x *Exchange) moveTo(b *backend.Backend) {
-	x.leave()
-	x.Backend = b
+// moveTo ends the lease on the last backend and goes on with l.
+func (x *Exchange) moveTo(l pool.Lease, now time.Time) {
+	x.leave(now)
+	x.lease, x.Backend, x.began = l, l.Backend, now
 	x.Attempts++
 }
 
 // leave counts how the last attempt ended, and ends its lease. What became of
 // the request after the response's head is the backend's doing only if the
 // response broke off.
-func (x *Exchange) leave() {
+func (x *Exchange) leave(now time.Time) {
 	if x.Backend == nil {
 		return
 	}
@@ -237,7 +226,7 @@ func (x *Exchange) leave() {
 		x.attempt = x.Outcome.Class
 	}
 	x.Backend.Outcomes.Count(int(x.attempt))
-	x.Backend.End()
+	x.lease.End(x.attempt, now)
 	x.attempt = outcome.Undecided
 }
 
@@ -251,8 +240,9 @@ func (x *Exchange) fail(code outcome.Code, detail string) Kind {
 
 // Finish closes the record: exactly once for every Begin, after the last byte.
 func (d *Decider) Finish(x *Exchange) {
-	x.leave()
-	x.Took = time.Since(x.Start)
+	now := time.Now()
+	x.leave(now)
+	x.Took = now.Sub(x.Start)
 	instruments := x.Snapshot.Unrouted
 	if x.Route != nil {
 		instruments = x.Route.Instruments

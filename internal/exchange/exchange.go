@@ -129,7 +129,7 @@ type Exchange struct {
 	FanoutID, Acked string
 
 	// Backend is where the current or last attempt went; x holds a lease on it
-	// until Finish.
+	// until another attempt begins, or until Finish.
 	Backend *backend.Backend
 	// Attempts counts the attempts that were begun.
 	Attempts int
@@ -141,6 +141,8 @@ type Exchange struct {
 	Took time.Duration
 
 	query      balance.Query
+	lease      pool.Lease
+	began      time.Time     // when the last attempt began
 	attempt    outcome.Class // how the last attempt ended, as far as its head goes
 	passing    bool          // the last attempt's response was the answer
 	retries    int           // tries that counted against the route's attempts

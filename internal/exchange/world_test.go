@@ -88,7 +88,7 @@ func newWorld(t testing.TB, o options) *world {
 	}
 	factory, err := balance.For("roundrobin")
 	require.NoError(t, err)
-	w.pool = pool.New("p", factory, pool.NewBudget(o.ratio, o.perSecond), w.backends, nil)
+	w.pool = pool.New(pool.Options{Name: "p", Policy: factory, Budget: pool.NewBudget(o.ratio, o.perSecond), Backends: w.backends})
 	t.Cleanup(w.pool.Close)
 
 	m := metrics.New("test", "")

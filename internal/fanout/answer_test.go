@@ -68,7 +68,9 @@ func TestPendingAfterWait(t *testing.T) {
 func TestPendingAtOnceForWhatWasOut(t *testing.T) {
 	for name, out := range map[string]func(*backend.Backend){
 		"unreachable": (*backend.Backend).DialFailed,
-		"ineligible":  func(b *backend.Backend) { b.SetGate(backend.GateEjected) },
+		"ineligible":  func(b *backend.Backend) { b.SetState(backend.State{Gate: backend.GateEjected}) },
+		"on trial":    func(b *backend.Backend) { b.SetState(backend.State{Gate: backend.GateTrial}) },
+		"excluded":    func(b *backend.Backend) { b.SetState(backend.State{Sync: backend.LaggingExcluded}) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, []string{"a", "b", "c"}, func(l *lab) {
@@ -91,6 +93,15 @@ func TestNotAtOnceForWhatWentOutLater(t *testing.T) {
 		require.Equal(t, 30*time.Second, l.passed())
 		require.True(t, l.mustPost("/x").Pending, "the next one knows")
 		require.Equal(t, 30*time.Second, l.passed())
+	})
+}
+
+func TestWhoMerelyLagsIsNotOut(t *testing.T) {
+	bubble(t, []string{"a", "b"}, func(l *lab) {
+		l.b["b"].SetState(backend.State{Sync: backend.Lagging})
+		l.fake.set("b", ok().in(time.Second))
+		require.Equal(t, 2, l.mustPost("/x").Acked)
+		require.Equal(t, time.Second, l.passed())
 	})
 }
 
@@ -132,7 +143,7 @@ func TestQuorumWithoutEnoughBackends(t *testing.T) {
 
 func TestOneHeldAndOneOutIsNotDecided(t *testing.T) {
 	bubble(t, []string{"a", "b", "c"}, func(l *lab) {
-		l.b["b"].SetGate(backend.GateEjected)
+		l.b["b"].SetState(backend.State{Gate: backend.GateEjected})
 		l.fake.set("a", says(400))
 		l.fake.set("b", says(500)) // it got something: not provably unsent
 		l.fake.set("c", says(400))
@@ -200,7 +211,7 @@ func TestHeldThatHealsAnswers(t *testing.T) {
 
 func TestOutThatRefusesIsStillOut(t *testing.T) {
 	bubble(t, []string{"a", "b"}, func(l *lab) {
-		l.b["b"].SetGate(backend.GateEjected)
+		l.b["b"].SetState(backend.State{Gate: backend.GateEjected})
 		l.fake.set("a", ok().in(time.Second))
 		l.fake.set("b", says(400))
 		a := l.mustPost("/x")

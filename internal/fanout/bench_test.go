@@ -18,12 +18,14 @@ func (instant) Send(context.Context, *backend.Backend, Request) (Response, error
 // BenchmarkSubmit is what the engine itself adds to a fan-out to three
 // backends: no HTTP.
 func BenchmarkSubmit(b *testing.B) {
-	var members fakePool
+	var members []*backend.Backend
 	for _, id := range []string{"a", "b", "c"} {
 		members = append(members, &backend.Backend{Pool: "users", ID: id})
 	}
+	pool := newFakePool(members...)
+	pool.after = 2 * time.Second
 	p := &Plan{
-		Pool: members, Success: []int{201}, Wait: time.Minute, AttemptTimeout: 10 * time.Second,
+		Pool: pool, Success: []int{201}, Wait: time.Minute, AttemptTimeout: 10 * time.Second,
 		Backoff: standard, MaxAttempts: 100, MaxAge: 24 * time.Hour,
 	}
 	e := New(Options{Sender: instant{}})
@@ -38,4 +40,25 @@ func BenchmarkSubmit(b *testing.B) {
 			}
 		}
 	})
+}
+
+// BenchmarkLag is what a delivery that fails once costs the lag of a backend
+// with 100,000 deliveries pending.
+func BenchmarkLag(b *testing.B) {
+	const backlog = 100_000
+	g, now := newLag(), time.Now()
+	deliveries := make([]delivery, backlog)
+	for i := range deliveries {
+		deliveries[i].since = now.Add(time.Duration(i) * time.Microsecond)
+		g.watch(&deliveries[i])
+	}
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		d := &deliveries[i*7919%backlog]
+		g.failed(d, now.Add(-time.Duration(i)))
+		g.turn(now)
+		g.drop(d)
+		d.since = now.Add(time.Duration(i) * time.Microsecond)
+		g.watch(d)
+	}
 }

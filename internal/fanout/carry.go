@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"lb/internal/backend"
 	"lb/internal/outcome"
 )
 
@@ -21,21 +22,56 @@ type effects struct {
 	state   State
 }
 
-// pump begins the attempts that l lets go now.
+// onHold reports whether b gets no deliveries for now: an operator works on it.
+func onHold(b *backend.Backend) bool { return b.State().Admin == backend.Maintenance }
+
+// pump begins the attempts that l lets go now, and notes whether its backend
+// has begun to lag or caught up. unlock must come after it.
 func (e *Engine) pump(l *lane, now time.Time) {
 	if e.stopping {
 		return
 	}
+	if l.lag.turn(now) {
+		e.untold = append(e.untold, l.lagChange())
+	}
 	for {
-		d, wake := l.next(now, l.backend.Unreachable())
+		d, wake := l.next(now, l.backend.Unreachable(), onHold(l.backend))
 		if d == nil {
-			l.arm(now, wake)
+			l.arm(now, earlier(wake, l.lag.wake()))
 			return
 		}
 		d.write.verdict.begin(d.i)
 		e.work.Add(1)
 		go e.attempt(d)
 	}
+}
+
+// unlock gives up the lock, and tells Events who has begun to lag or caught up:
+// in order, so that while one goroutine is telling, the changes of others wait
+// for it.
+func (e *Engine) unlock() {
+	if e.telling {
+		e.mu.Unlock()
+		return
+	}
+	e.telling = true
+	for len(e.untold) > 0 {
+		c := e.untold[0]
+		e.untold = e.untold[1:]
+		e.mu.Unlock()
+		e.events.Lagging(c.backend.Pool, c.backend, c.lagging, c.reason)
+		e.mu.Lock()
+	}
+	e.telling = false
+	e.mu.Unlock()
+}
+
+// earlier returns the earlier of two times, of which zero is none.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // attempt makes one attempt of d, which has begun.
@@ -47,14 +83,30 @@ func (e *Engine) attempt(d *delivery) {
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
-	d.backend.Begin()
+	lease, began := d.write.plan.Pool.Acquire(d.backend), time.Now()
 	resp, err := e.sender.Send(ctx, d.backend, d.write.request)
-	d.backend.End()
+	now := time.Now()
+	class := judge(d.backend, resp, err)
+	lease.Answered(class, now, now.Sub(began))
+	lease.End(class, now)
 	if err != nil {
 		e.finish(d, failure(err), Response{}, outcome.FromError(err))
 		return
 	}
 	e.finish(d, answered, resp, outcome.Outcome{Class: outcome.Failure, Status: resp.Status})
+}
+
+// judge says what an attempt tells about its backend, which is another matter
+// than what it means for the delivery: a refusal is no failure of the backend.
+func judge(b *backend.Backend, resp Response, err error) outcome.Class {
+	if err == nil {
+		return outcome.FromStatus(resp.Status).Class
+	}
+	class := outcome.FromError(err).Class
+	if class == outcome.Unsent && !b.Unreachable() {
+		return outcome.Undecided // no dial failed: the attempt's own time was over first
+	}
+	return class
 }
 
 // failure tells what an attempt without an answer came to.
@@ -86,10 +138,13 @@ func (e *Engine) finish(d *delivery, r result, resp Response, o outcome.Outcome)
 	}
 	if state == DeliveryPending {
 		e.schedule(d, now, resp.RetryAfter)
+		if r != starved {
+			d.lane.lag.failed(d, now)
+		}
 	}
 	eff := e.apply(w, d.i, now)
 	e.pump(d.lane, now)
-	e.mu.Unlock()
+	e.unlock()
 
 	if !(e.ctx.Err() != nil && errors.Is(o.Err, context.Canceled)) { // else lb cut it
 		e.events.Attempt(w.plan, d.backend, o, state == DeliveryDone)
@@ -122,11 +177,14 @@ func (e *Engine) apply(w *write, i int, now time.Time) effects {
 		}
 		switch s.State {
 		case DeliveryHeld:
+			d.lane.lag.drop(d)
 		case DeliveryPending: // it was held, and the write is accepted
 			e.schedule(d, now, 0)
+			d.lane.lag.watch(d)
 			e.pump(d.lane, now)
 		default:
 			d.lane.remove(d)
+			d.lane.lag.drop(d)
 			e.pump(d.lane, now) // another one may be the oldest now
 			eff.settled = append(eff.settled, Settlement{
 				Plan: w.plan, ID: w.record.ID, RequestID: w.record.Write.RequestID,
@@ -227,7 +285,7 @@ func (e *Engine) expire() {
 		batch = append(batch, expired{w, e.apply(w, -1, now)})
 	}
 	e.armExpiry(now)
-	e.mu.Unlock()
+	e.unlock()
 	for _, x := range batch {
 		e.follow(x.w, x.effects)
 	}

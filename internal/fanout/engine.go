@@ -33,7 +33,7 @@ type Engine struct {
 
 	ctx    context.Context // of the attempts, until the engine is stopped
 	cancel context.CancelFunc
-	work   sync.WaitGroup // attempts, and expiry when it runs
+	work   sync.WaitGroup // attempts, and what timers have called
 
 	mu       sync.Mutex
 	stopping bool
@@ -43,6 +43,8 @@ type Engine struct {
 	pools    map[string]*Count
 	expiry   queue[*write]
 	expirer  *time.Timer
+	untold   []lagChange // in the order in which they happened
+	telling  bool        // somebody is telling them
 }
 
 // laneKey is the identity of a backend: it survives whatever happens to the
@@ -211,15 +213,19 @@ func stopped(what string) error {
 // backends that can be asked are being asked.
 func (e *Engine) start(w *write, members []*backend.Backend) {
 	e.mu.Lock()
-	defer e.mu.Unlock()
+	defer e.unlock()
 	now := time.Now()
 	e.writes[w.record.ID] = w
 	e.count(w)
 	w.deliveries = make([]*delivery, len(members))
 	for i, b := range members {
 		d := &delivery{write: w, i: i, backend: b, lane: e.lane(b)}
+		if after := w.plan.Pool.LaggingAfter(); after > 0 {
+			d.since = w.record.Created.Add(after)
+		}
 		w.deliveries[i] = d
 		d.lane.add(d, now)
+		d.lane.lag.watch(d)
 	}
 	for _, d := range w.deliveries {
 		e.pump(d.lane, now)
@@ -238,8 +244,14 @@ func (e *Engine) lane(b *backend.Backend) *lane {
 	if l == nil {
 		l = newLane(b, func() {
 			e.mu.Lock()
-			defer e.mu.Unlock()
+			if e.stopping {
+				e.mu.Unlock()
+				return
+			}
+			e.work.Add(1) // it may have something to tell
+			defer e.work.Done()
 			e.pump(l, time.Now())
+			e.unlock()
 		})
 		e.lanes[key] = l
 	}

@@ -436,7 +436,7 @@ func TestRunEndsWithItsContext(t *testing.T) {
 		e := New(Options{Sender: fake})
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		go func() { _, _ = e.Submit(context.Background(), &Plan{Pool: fakePool{b}, Wait: time.Minute}, Write{}) }()
+		go func() { _, _ = e.Submit(context.Background(), &Plan{Pool: newFakePool(b), Wait: time.Minute}, Write{}) }()
 		require.NoError(t, e.Run(ctx))
 		require.Zero(t, b.InFlight())
 		require.Len(t, e.Stop(context.Background()), 1)

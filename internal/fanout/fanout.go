@@ -4,8 +4,9 @@
 //
 // Deciding stands apart from carrying. verdict.go says what an attempt's end
 // means for the write, backoff.go how long a retry waits, lane.go which
-// delivery of a backend tries next, answer.go what the client gets; none of
-// them does I/O. engine.go and sender.go move the bytes.
+// delivery of a backend tries next, lag.go whether a backend is behind,
+// answer.go what the client gets; none of them does I/O. engine.go and
+// sender.go move the bytes.
 //
 // The promise is at least once for each backend, under the same
 // Idempotency-Key each time. With the Memory journal it holds until the
@@ -20,6 +21,7 @@ import (
 
 	"lb/internal/backend"
 	"lb/internal/outcome"
+	"lb/internal/pool"
 )
 
 // Field is one header field: a name with one value.
@@ -102,6 +104,12 @@ type Pool interface {
 	// Members are all backends in config order, those that are down included.
 	// The slice is frozen.
 	Members() []*backend.Backend
+	// Acquire begins a lease on one of them for an attempt, whatever its state.
+	Acquire(b *backend.Backend) pool.Lease
+	// LaggingAfter is how old a pending delivery becomes before its backend is
+	// lagging; 0 means that age does not matter. A write keeps the value that
+	// it found when it came.
+	LaggingAfter() time.Duration
 }
 
 // State is where a write stands.
@@ -231,6 +239,11 @@ type Events interface {
 	// Decided is called once for each write, when it leaves WritePending; took
 	// runs from its admission.
 	Decided(p *Plan, id string, s State, took time.Duration)
+	// Lagging is called once for each change: b is behind on its deliveries, or
+	// is so no more. reason is for people. The calls come in the order of the
+	// changes, and one at a time. What changes once the
+	// engine is stopping is not told.
+	Lagging(pool string, b *backend.Backend, lagging bool, reason string)
 }
 
 // noEvents is an Events that nobody listens to.
@@ -239,3 +252,4 @@ type noEvents struct{}
 func (noEvents) Attempt(*Plan, *backend.Backend, outcome.Outcome, bool) {}
 func (noEvents) Settled(Settlement)                                     {}
 func (noEvents) Decided(*Plan, string, State, time.Duration)            {}
+func (noEvents) Lagging(string, *backend.Backend, bool, string)         {}

@@ -14,7 +14,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"lb/internal/backend"
+	"lb/internal/balance"
 	"lb/internal/outcome"
+	"lb/internal/pool"
 )
 
 // lab is an engine over fake backends, in a bubble of synctest.
@@ -22,6 +24,7 @@ type lab struct {
 	t      *testing.T
 	engine *Engine
 	plan   *Plan
+	pool   *fakePool
 	fake   *fakeSender
 	events *recorder
 	b      map[string]*backend.Backend
@@ -34,13 +37,14 @@ func bubble(t *testing.T, names []string, f func(*lab), change ...func(*Options)
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		l := &lab{t: t, fake: newFake(), events: &recorder{}, b: map[string]*backend.Backend{}, start: time.Now()}
-		p := fakePool{}
+		var members []*backend.Backend
 		for _, name := range names {
 			l.b[name] = &backend.Backend{Pool: "users", ID: name, Address: name + ":1"}
-			p = append(p, l.b[name])
+			members = append(members, l.b[name])
 		}
+		l.pool = newFakePool(members...)
 		l.plan = &Plan{
-			Route: "register", Pool: p, Success: []int{201}, Reject: []int{400, 409}, Already: []int{409},
+			Route: "register", Pool: l.pool, Success: []int{201}, Reject: []int{400, 409}, Already: []int{409},
 			Ack: AckAll, Wait: 30 * time.Second, AttemptTimeout: 10 * time.Second, Backoff: standard,
 			MaxAttempts: 100, MaxAge: 24 * time.Hour, MaxPending: 1000, MaxPendingBytes: 1 << 20,
 		}
@@ -124,10 +128,22 @@ func (l *lab) restart(name string) {
 	l.b[name].DialSucceeded()
 }
 
-type fakePool []*backend.Backend
+// fakePool is a pool whose backends lag by age only if a test says when.
+type fakePool struct {
+	members []*backend.Backend
+	pool    *pool.Pool
+	after   time.Duration
+}
 
-func (fakePool) Name() string                  { return "users" }
-func (p fakePool) Members() []*backend.Backend { return p }
+func newFakePool(members ...*backend.Backend) *fakePool {
+	nobody := func([]*backend.Backend, balance.Picker) balance.Picker { return nil }
+	return &fakePool{members: members, pool: pool.New(pool.Options{Policy: nobody, Backends: members})}
+}
+
+func (*fakePool) Name() string                            { return "users" }
+func (p *fakePool) Members() []*backend.Backend           { return p.members }
+func (p *fakePool) Acquire(b *backend.Backend) pool.Lease { return p.pool.Acquire(b) }
+func (p *fakePool) LaggingAfter() time.Duration           { return p.after }
 
 // step is what a fake backend does with one attempt.
 type step struct {
@@ -258,6 +274,15 @@ func (l *lab) calls(name string) []Request {
 type recorder struct {
 	mu    sync.Mutex
 	words []string
+	lags  []lagEvent // in the order in which they were told
+}
+
+// lagEvent is one call of Lagging.
+type lagEvent struct {
+	at      time.Time
+	backend string
+	lagging bool
+	reason  string
 }
 
 func (r *recorder) add(format string, args ...any) {
@@ -276,6 +301,12 @@ func (r *recorder) Settled(s Settlement) {
 
 func (r *recorder) Decided(p *Plan, _ string, s State, took time.Duration) {
 	r.add("decided %s %s %s", p.Route, s, took)
+}
+
+func (r *recorder) Lagging(_ string, b *backend.Backend, lagging bool, reason string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lags = append(r.lags, lagEvent{time.Now(), b.ID, lagging, reason})
 }
 
 func (r *recorder) sorted() []string {

@@ -14,7 +14,8 @@ const (
 	// backend by default (256), so a long backlog does not dial for each one.
 	laneWidth = 128
 	// reachPoll is how often a lane looks whether its backend is reachable
-	// again by what others did: nobody calls when a dial of theirs succeeds.
+	// again by what others did, or out of maintenance: nobody calls when a dial
+	// of theirs succeeds, or an operator is done.
 	reachPoll = 250 * time.Millisecond
 )
 
@@ -26,8 +27,12 @@ type delivery struct {
 	backend *backend.Backend
 	lane    *lane
 	due     time.Time // of the next attempt, or of the last while it runs
+	// since when it puts its backend behind while it is pending, which may be
+	// in the future; zero for never
+	since     time.Time
+	hasFailed bool // an attempt of it, other than with an answer that was held
 	// places in the lane's queues
-	waiting, later, ready int
+	waiting, later, ready, aging int
 }
 
 // lane is the schedule of one backend: which of its deliveries may try next,
@@ -41,6 +46,7 @@ type lane struct {
 	later   queue[*delivery] // those of them not known to be due, by due time
 	ready   queue[*delivery] // those that are, oldest first
 	running int
+	lag     lag
 	alarm   func() // what the timer calls
 	timer   *time.Timer
 }
@@ -49,6 +55,7 @@ func newLane(b *backend.Backend, alarm func()) *lane {
 	older := func(a, b *delivery) bool { return a.write.record.Seq < b.write.record.Seq }
 	return &lane{
 		backend: b,
+		lag:     newLag(),
 		alarm:   alarm,
 		waiting: queue[*delivery]{less: older, place: func(d *delivery) *int { return &d.waiting }},
 		later: queue[*delivery]{
@@ -76,10 +83,13 @@ func (l *lane) remove(d *delivery) {
 // next takes the delivery that is to try now out of the lane and counts it as
 // running; done ends that. With nil, wake is when to ask again if nothing else
 // happens; zero for never.
-func (l *lane) next(now time.Time, unreachable bool) (d *delivery, wake time.Time) {
+func (l *lane) next(now time.Time, unreachable, onHold bool) (d *delivery, wake time.Time) {
 	oldest, ok := l.waiting.min()
 	if !ok || l.running >= laneWidth {
 		return nil, time.Time{}
+	}
+	if onHold {
+		return nil, now.Add(reachPoll)
 	}
 	if unreachable {
 		poll := now.Add(reachPoll)

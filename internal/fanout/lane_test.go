@@ -66,7 +66,7 @@ func laneWith(due map[uint64]float64) *lane {
 // started returns the seqs that the lane lets go at that time, and its wake.
 func started(l *lane, now time.Time, unreachable bool) (seqs []uint64, wake time.Time) {
 	for {
-		d, wake := l.next(now, unreachable)
+		d, wake := l.next(now, unreachable, false)
 		if d == nil {
 			return seqs, wake
 		}
@@ -135,7 +135,7 @@ func TestLaneForgetsWhatIsRemoved(t *testing.T) {
 	for _, d := range []*delivery{a, b, c} {
 		l.add(d, at(0))
 	}
-	d, _ := l.next(at(0), false) // the others are in ready now
+	d, _ := l.next(at(0), false, false) // the others are in ready now
 	require.Same(t, a, d)
 	l.remove(a) // runs: nothing to take out
 	l.remove(b)

@@ -367,7 +367,7 @@ func TestEngineOverHTTP(t *testing.T) {
 	e := New(Options{Sender: s})
 	defer e.Stop(t.Context())
 	a, err := e.Submit(t.Context(), &Plan{
-		Pool: fakePool(members), Success: []int{201}, Wait: 20 * time.Second, AttemptTimeout: 5 * time.Second,
+		Pool: newFakePool(members...), Success: []int{201}, Wait: 20 * time.Second, AttemptTimeout: 5 * time.Second,
 		Backoff: Backoff{Base: time.Millisecond, Cap: 4 * time.Millisecond, Jitter: time.Millisecond},
 	}, Write{Method: "POST", Target: `/a"b|c%2Fd?x=1;y=%zz`, Host: "example.org", Body: body})
 	require.NoError(t, err)

@@ -23,8 +23,8 @@ type DeliveryStatus struct {
 	Attempts int `json:"attempts"`
 	// LastStatus is the last status that the backend answered with.
 	LastStatus *int `json:"last_status"`
-	// NextAttempt is nil while an attempt runs, and when none is to come. For
-	// a delivery that waits for an unreachable backend it is the next try of
+	// NextAttempt is nil while an attempt runs, while the backend is in
+	// maintenance, and when none is to come. For a delivery that waits for an unreachable backend it is the next try of
 	// the backend's oldest one.
 	NextAttempt *time.Time `json:"next_attempt"`
 }
@@ -53,7 +53,7 @@ func (e *Engine) liveStatus(id string) (Status, bool) {
 	}
 	s := newStatus(&w.record, w.verdict.state(), w.verdict.deliveries)
 	for i, d := range w.deliveries {
-		if s.Deliveries[i].State != DeliveryPending {
+		if s.Deliveries[i].State != DeliveryPending || onHold(d.lane.backend) {
 			continue
 		}
 		if next := d.lane.nextTry(d, d.lane.backend.Unreachable()); !next.IsZero() {

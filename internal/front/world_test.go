@@ -55,7 +55,7 @@ func newWorld(t testing.TB, h http.HandlerFunc) *world {
 	b := &backend.Backend{Pool: "p", ID: "a", Address: s.Listener.Addr().String(), Outcomes: w}
 	factory, err := balance.For("roundrobin")
 	require.NoError(t, err)
-	p := pool.New("p", factory, pool.NewBudget(0, 0), []*backend.Backend{b}, nil)
+	p := pool.New(pool.Options{Name: "p", Policy: factory, Budget: pool.NewBudget(0, 0), Backends: []*backend.Backend{b}})
 	t.Cleanup(p.Close)
 	set := new(transport.Set)
 	set.Add(b, transport.New(b, transport.Settings{Connect: time.Second, ResponseHeader: time.Minute, Idle: time.Minute, MaxIdle: 1}))

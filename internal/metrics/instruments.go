@@ -95,6 +95,18 @@ func (r *Registry) Retries(pool string, outcomes []string) []*Counter {
 	return once(r.retryOf, pool, func() []*Counter { return each(r.retries, outcomes, pool) })
 }
 
+// StateChanges returns the counters of a backend's changes of state,
+// lb_backend_state_changes_total{pool,backend,state}, in the order of states.
+func (r *Registry) StateChanges(pool, backend string, states []string) []*Counter {
+	return each(r.changes, states, valid(pool), valid(backend))
+}
+
+// Probes returns the counters of a backend's active checks,
+// lb_probes_total{pool,backend,result}, in the order of results.
+func (r *Registry) Probes(pool, backend string, results []string) []*Counter {
+	return each(r.probes, results, valid(pool), valid(backend))
+}
+
 // Delivery counts what came of a fan-out's deliveries to one backend.
 type Delivery struct {
 	attempts                  []*Counter

@@ -40,6 +40,8 @@ type Registry struct {
 	duration        *prometheus.HistogramVec
 	backendRequests *prometheus.CounterVec
 	retries         *prometheus.CounterVec
+	changes         *prometheus.CounterVec
+	probes          *prometheus.CounterVec
 	attempts        *prometheus.CounterVec
 	fanoutDuration  *prometheus.HistogramVec
 	settled         *prometheus.CounterVec
@@ -93,6 +95,10 @@ func newOn(reg *prometheus.Registry, version, commit string) *Registry {
 			"Requests sent to a backend, by how they ended.", "pool", "backend", "outcome"),
 		retries: counter("lb_retries_total",
 			"Tries after the first, by what came of them.", "pool", "outcome"),
+		changes: counter("lb_backend_state_changes_total",
+			"Changes of a backend's state, by the state that it came into.", "pool", "backend", "state"),
+		probes: counter("lb_probes_total",
+			"Active checks of a backend, by what they found.", "pool", "backend", "result"),
 		attempts: counter("lb_fanout_attempts_total",
 			"Delivery attempts, by how they ended.", "pool", "backend", "outcome"),
 		fanoutDuration: histogram("lb_fanout_duration_seconds",
@@ -143,6 +149,8 @@ func (r *Registry) Forget(pool, backend string) {
 	delete(r.backends, [2]string{pool, backend})
 	gone := prometheus.Labels{"pool": pool, "backend": backend}
 	r.backendRequests.DeletePartialMatch(gone)
+	r.changes.DeletePartialMatch(gone)
+	r.probes.DeletePartialMatch(gone)
 	r.attempts.DeletePartialMatch(gone)
 
 	left := map[string]bool{}

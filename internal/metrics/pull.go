@@ -7,6 +7,8 @@ var (
 		"Requests and attempts begun at a backend and not finished.", []string{"pool", "backend"}, nil)
 	stateDesc = prometheus.NewDesc("lb_backend_state",
 		"1 for the state a backend is in, 0 for the others.", []string{"pool", "backend", "state"}, nil)
+	breakerDesc = prometheus.NewDesc("lb_breaker_state",
+		"The state of a backend's breaker: 0 closed, 1 half-open, 2 open.", []string{"pool", "backend"}, nil)
 	fanoutDesc = prometheus.NewDesc("lb_fanout_deliveries",
 		"Deliveries not settled: pending ones will be tried again, parked ones wait for an operator.",
 		[]string{"pool", "state"}, nil)
@@ -18,6 +20,8 @@ type BackendSample struct {
 	// State is one of the states given to SetBackends.
 	State    string
 	InFlight int64
+	// Breaker is 0 closed, 1 half-open, 2 open, and -1 without a breaker.
+	Breaker int
 }
 
 type backendSource struct {
@@ -26,7 +30,8 @@ type backendSource struct {
 }
 
 // SetBackends says where each scrape finds the live backends, for
-// lb_backend_in_flight{pool,backend} and lb_backend_state{pool,backend,state}.
+// lb_backend_in_flight{pool,backend}, lb_backend_state{pool,backend,state} and
+// lb_breaker_state{pool,backend}.
 // States are all states there are. Gather is called from any goroutine and
 // names each backend once; it replaces the one set before.
 func (r *Registry) SetBackends(states []string, gather func() []BackendSample) {
@@ -51,6 +56,7 @@ type backendCollector struct{ r *Registry }
 func (backendCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- inFlightDesc
 	ch <- stateDesc
+	ch <- breakerDesc
 }
 
 func (c backendCollector) Collect(ch chan<- prometheus.Metric) {
@@ -61,6 +67,9 @@ func (c backendCollector) Collect(ch chan<- prometheus.Metric) {
 	for _, b := range src.gather() {
 		pool, backend := valid(b.Pool), valid(b.Backend)
 		ch <- gaugeOf(inFlightDesc, float64(b.InFlight), pool, backend)
+		if b.Breaker >= 0 {
+			ch <- gaugeOf(breakerDesc, float64(b.Breaker), pool, backend)
+		}
 		for _, s := range src.states {
 			v := 0.0
 			if s == b.State {

@@ -24,7 +24,10 @@ const (
 	Forbidden       Code = "forbidden"
 	MisdirectedHost Code = "misdirected_host"
 	NotFound        Code = "not_found"
-	Internal        Code = "internal_error"
+	// InstanceNotFound and AmbiguousInstance: an id names no backend, or several.
+	InstanceNotFound  Code = "instance_not_found"
+	AmbiguousInstance Code = "ambiguous_instance"
+	Internal          Code = "internal_error"
 	// ClientClosed is never sent: it is how the log calls a client that left.
 	ClientClosed Code = "client_closed"
 )
@@ -52,6 +55,8 @@ var codes = map[Code]struct {
 	Forbidden:          {403, "Cross-site requests are refused"},
 	MisdirectedHost:    {421, "This host name is not served here"},
 	NotFound:           {404, "There is nothing at this path"},
+	InstanceNotFound:   {404, "There is no such instance"},
+	AmbiguousInstance:  {409, "Several pools have such an instance: say which with ?pool="},
 	Internal:           {500, "Something in lb itself failed"},
 	ClientClosed:       {StatusClientClosed, "The client left"},
 }

@@ -56,6 +56,31 @@ var Names = [classes]string{
 // String returns the class's name.
 func (c Class) String() string { return Names[c] }
 
+// Judgement is what the end of an attempt says about its backend.
+type Judgement uint8
+
+const (
+	// Neither says nothing: lb or the client ended the attempt, or nothing was
+	// sent. Failed dials are connect ejection's to judge.
+	Neither Judgement = iota
+	// Good is a backend that does its work.
+	Good
+	// Bad is one that answers badly, or not at all.
+	Bad
+)
+
+// Judgement returns what c says about the backend. It is what breakers and
+// error rates go by.
+func (c Class) Judgement() Judgement {
+	switch c {
+	case Success:
+		return Good
+	case Failure, Reset, Invalid, Timeout, Cut:
+		return Bad
+	}
+	return Neither
+}
+
 // Outcome is how an attempt or a request ended.
 type Outcome struct {
 	Class Class

@@ -89,6 +89,8 @@ func TestCodes(t *testing.T) {
 		"bad_request": 400, "no_route": 404, "method_not_allowed": 405, "body_too_large": 413, "header_too_large": 431,
 		"backend_reset": 502, "backend_invalid": 502, "backend_timeout": 504, "no_backend": 503, "overloaded": 503,
 		"unauthorized": 401, "forbidden": 403, "misdirected_host": 421, "client_closed": 499,
+		"not_found": 404, "instance_not_found": 404, "ambiguous_instance": 409,
+		"storage_unavailable": 503, "internal_error": 500,
 	} {
 		require.Equal(t, status, code.Status(), code)
 		require.NotEmpty(t, code.Title(), code)

@@ -9,7 +9,7 @@ import (
 
 	"lb/internal/backend"
 	"lb/internal/balance"
-	"lb/internal/health"
+	"lb/internal/breaker"
 )
 
 // Members is one frozen view of a pool; a change makes a new one.
@@ -19,7 +19,9 @@ type Members struct {
 	// Eligible are those that serve, in the same order.
 	Eligible []*backend.Backend
 
-	picker balance.Picker // over Eligible, or over the last resort when there is none
+	picker    balance.Picker // over the eligible and those on trial, or over who serves in their place
+	desperate bool           // they serve because nobody is eligible
+	reserve   balance.Picker // over all who may serve and are not eligible, for requests that those have failed
 }
 
 // Change is one backend's change of state, told once.
@@ -32,6 +34,28 @@ type Change struct {
 	For time.Duration
 }
 
+// Options are what a pool is made of.
+type Options struct {
+	// Name is unique among the pools.
+	Name string
+	// Policy makes its pickers.
+	Policy balance.Factory
+	// Budget bounds the retries over the pool.
+	Budget *Budget
+	// Backends are its members, in config order.
+	Backends []*backend.Backend
+	// Breaker has the limits of each backend's breaker; nil: there are none.
+	Breaker *breaker.Settings
+	// MaxOpenShare is the share of the backends, 0 to 1, whose breakers may be
+	// open at once. Whatever it says, the last one that serves is spared.
+	MaxOpenShare float64
+	// SlowStart is how long a backend that comes back takes to its full share.
+	SlowStart time.Duration
+	// OnChange, if not nil, is told of every change of a backend's state, in
+	// order and without any lock held.
+	OnChange func(Change)
+}
+
 // Pool is a named set of backends with one policy. Safe for concurrent use.
 type Pool struct {
 	// Name is unique among the pools.
@@ -39,123 +63,132 @@ type Pool struct {
 	// Budget bounds the retries over this pool.
 	Budget *Budget
 
-	factory  balance.Factory
-	onChange func(Change)
-	members  atomic.Pointer[Members]
-	suspects atomic.Int32 // how many ejections have a failure on record
+	options Options
+	members atomic.Pointer[Members]
 
-	mu        sync.Mutex // guards what follows, and is held by whoever replaces members
-	ejections map[*backend.Backend]*ejection
-	closed    bool
-	untold    []Change // in the order in which they happened
-	telling   bool     // somebody is about to tell them
+	mu      sync.Mutex // guards what follows, and is held by whoever replaces members
+	watches map[*backend.Backend]*watch
+	closed  bool
+	untold  []Change // in the order in which they happened
+	telling bool     // somebody is about to tell them
 }
 
-type ejection struct {
-	health.Ejection
-	timer *time.Timer // brings the backend back
-}
-
-func (e *ejection) stop() {
-	if e.timer != nil {
-		e.timer.Stop()
+// New returns a pool. Its members are up, enabled and without a word against
+// them; what is known to be otherwise is set before the pool is used.
+func New(o Options) *Pool {
+	p := &Pool{Name: o.Name, Budget: o.Budget, options: o, watches: make(map[*backend.Backend]*watch)}
+	for _, b := range o.Backends {
+		w := &watch{backend: b}
+		if o.Breaker != nil {
+			w.breaker = breaker.New(o.Breaker)
+			b.Recent.SetWindow(o.Breaker.Window)
+		}
+		p.watches[b] = w
 	}
-}
-
-// New returns a pool of the given backends. onChange is told of every change
-// of a backend's state, without any lock held.
-func New(name string, factory balance.Factory, budget *Budget, backends []*backend.Backend, onChange func(Change)) *Pool {
-	p := &Pool{
-		Name: name, Budget: budget, factory: factory, onChange: onChange,
-		ejections: make(map[*backend.Backend]*ejection),
-	}
-	p.rebuild(backends)
+	p.rebuild(o.Backends)
 	return p
 }
 
 // Members returns the pool as it is now.
 func (p *Pool) Members() *Members { return p.members.Load() }
 
-// TryAcquire picks a backend for q and begins a lease on it, or returns nil if
-// none would take the request. The lease ends with Backend.End.
-func (p *Pool) TryAcquire(q *balance.Query) *backend.Backend {
-	return p.members.Load().picker.Pick(q)
+// TryAcquire picks a backend for q and begins a lease on it. ok is false if
+// none would take the request.
+func (p *Pool) TryAcquire(q *balance.Query) (l Lease, ok bool) {
+	m := p.members.Load()
+	q.Unlimited = m.desperate
+	b := m.picker.Pick(q)
+	if b == nil && q.Retry && !m.desperate {
+		// For this request nobody eligible is left: one that is merely kept
+		// away for a while may save it.
+		q.Unlimited = true
+		b = m.reserve.Pick(q)
+	}
+	if b == nil {
+		return Lease{}, false
+	}
+	return Lease{Backend: b, pool: p, trial: q.Trial()}, true
 }
 
-// DialFailed takes b out at once: connect ejection.
-func (p *Pool) DialFailed(b *backend.Backend) {
+// Acquire begins a lease on b itself, whatever its state: deliveries go to every
+// backend. If b is on trial and a trial is left, this is one.
+func (p *Pool) Acquire(b *backend.Backend) Lease {
+	trial, _ := b.TakeTrial()
+	b.Begin()
+	return Lease{Backend: b, pool: p, trial: trial}
+}
+
+// SetAdmin writes the operator's word about b.
+func (p *Pool) SetAdmin(b *backend.Backend, word backend.Admin, reason string) {
+	p.write(b, reason, func(s *backend.State, w *watch) {
+		s.Admin, w.why.admin = word, reason
+	})
+}
+
+// SetHealth writes the word of the active checks about b.
+func (p *Pool) SetHealth(b *backend.Backend, word backend.Health, reason string) {
+	p.write(b, reason, func(s *backend.State, w *watch) {
+		s.Health, w.why.health = word, reason
+	})
+}
+
+// SetSync writes the word of the fan-out about b.
+func (p *Pool) SetSync(b *backend.Backend, word backend.Sync, reason string) {
+	p.write(b, reason, func(s *backend.State, w *watch) {
+		s.Sync, w.why.sync = word, reason
+	})
+}
+
+// write changes b's state as do says, and tells of it.
+func (p *Pool) write(b *backend.Backend, reason string, do func(*backend.State, *watch)) {
 	p.mu.Lock()
-	e := p.ejections[b]
-	if e == nil {
-		e = new(ejection)
-		p.ejections[b] = e
-		p.suspects.Add(1)
-	}
-	d := e.Failed(time.Now())
-	if d == 0 || p.closed {
-		p.mu.Unlock()
+	defer p.tell()
+	w := p.watches[b]
+	if w == nil || p.closed {
 		return
 	}
-	e.stop()
-	e.timer = time.AfterFunc(d, func() { p.over(b, e) })
-	p.set(b, backend.GateEjected, d, "a dial failed")
+	s := b.State()
+	do(&s, w)
+	p.set(w, s, reason, 0)
 }
 
-// Reached notes that b answered: it serves again at once, and a later failed
-// dial counts as the first. An answer over an old connection, while no dial has
-// succeeded since the failed one, says nothing about new connections. It costs
-// one atomic load while no backend is under suspicion.
-func (p *Pool) Reached(b *backend.Backend) {
-	if p.suspects.Load() == 0 || b.Unreachable() {
+// set gives w's backend the state s and notes the change, if it is one. Called
+// with mu held.
+func (p *Pool) set(w *watch, s backend.State, reason string, lasts time.Duration) {
+	b, from := w.backend, w.backend.State()
+	if from == s {
 		return
 	}
-	p.mu.Lock()
-	e := p.ejections[b]
-	if e == nil || p.closed {
-		p.mu.Unlock()
-		return
+	b.SetState(s)
+	before := len(p.members.Load().Eligible)
+	p.rebuild(p.members.Load().All)
+	p.untold = append(p.untold, Change{Backend: b, From: from, To: s, Reason: reason, For: lasts})
+	switch now := time.Now(); {
+	case !s.Eligible():
+		p.endRamp(w)
+	case !from.Eligible():
+		if from.Health != backend.HealthUnknown { // it has served before
+			p.beginRamp(w, now)
+		}
+		if before == 0 {
+			p.recall(now)
+		}
 	}
-	delete(p.ejections, b)
-	p.suspects.Add(-1)
-	e.stop()
-	p.set(b, backend.GateOpen, 0, "it was reached")
 }
 
-// over lets b serve again when an ejection has lasted its time. A timer that
-// fired while b was reached or ejected anew comes too late and does nothing.
-func (p *Pool) over(b *backend.Backend, e *ejection) {
-	p.mu.Lock()
-	if p.closed || p.ejections[b] != e || time.Now().Before(e.Until()) {
-		p.mu.Unlock()
-		return
-	}
-	p.set(b, backend.GateOpen, 0, "the ejection is over; the next request finds out")
-}
-
-// set writes b's gate and tells of the change, if it is one, with how long it
-// lasts at most. Called with mu held, which it gives up.
-func (p *Pool) set(b *backend.Backend, g backend.Gate, lasts time.Duration, reason string) {
-	from := b.State()
-	b.SetGate(g)
-	to := b.State()
-	if from != to {
-		p.rebuild(p.members.Load().All)
-		p.untold = append(p.untold, Change{Backend: b, From: from, To: to, Reason: reason, For: lasts})
-	}
-	p.tell()
-}
-
-// RetryAfter returns how long it takes until an ejected backend may be tried
-// again, 0 if none is ejected.
+// RetryAfter returns how long it takes until a backend that is kept away may be
+// tried again, 0 if there is none.
 func (p *Pool) RetryAfter() time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var soonest time.Duration
-	for b, e := range p.ejections {
-		if b.State().Gate != backend.GateEjected {
+	now := time.Now()
+	for _, w := range p.watches {
+		g := w.gate(now)
+		if g.until.IsZero() || w.backend.State().Standing() != backend.LastResort {
 			continue
 		}
-		if d := time.Until(e.Until()); soonest == 0 || d < soonest {
+		if d := g.until.Sub(now); soonest == 0 || d < soonest {
 			soonest = d
 		}
 	}
@@ -167,33 +200,40 @@ func (p *Pool) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
-	for _, e := range p.ejections {
-		e.stop()
+	for _, w := range p.watches {
+		w.stop()
 	}
 }
 
 // rebuild freezes the members anew. Called with mu held, or before p is shared.
 func (p *Pool) rebuild(all []*backend.Backend) {
-	m := &Members{All: all}
-	var lastResort []*backend.Backend
-	for _, b := range all {
-		switch state := b.State(); {
-		case state.Eligible():
-			m.Eligible = append(m.Eligible, b)
-		case state.LastResort():
-			lastResort = append(lastResort, b)
-		}
+	m := &Members{All: all, Eligible: ranging(all, backend.Serves, backend.Serves)}
+	m.desperate = len(m.Eligible) == 0
+	last := backend.OnTrial // the last standing that serves
+	switch {
+	case m.desperate && len(ranging(all, backend.Behind, backend.Behind)) > 0:
+		last = backend.Behind
+	case m.desperate:
+		last = backend.LastResort
 	}
 	var prev balance.Picker
 	if old := p.members.Load(); old != nil {
 		prev = old.picker
 	}
-	serving := m.Eligible
-	if len(serving) == 0 {
-		serving = lastResort
-	}
-	m.picker = p.factory(serving, prev)
+	m.picker = p.options.Policy(ranging(all, backend.Serves, last), prev)
+	m.reserve = p.options.Policy(ranging(all, backend.OnTrial, backend.LastResort), m.picker)
 	p.members.Store(m)
+}
+
+// ranging returns those of all whose standing is from first to last, in order.
+func ranging(all []*backend.Backend, first, last backend.Standing) []*backend.Backend {
+	var chosen []*backend.Backend
+	for _, b := range all {
+		if standing := b.State().Standing(); first <= standing && standing <= last {
+			chosen = append(chosen, b)
+		}
+	}
+	return chosen
 }
 
 // tell tells of what changed, in order and without a lock held: while one
@@ -208,9 +248,9 @@ func (p *Pool) tell() {
 	for len(p.untold) > 0 {
 		c := p.untold[0]
 		p.untold = p.untold[1:]
-		if p.onChange != nil {
+		if p.options.OnChange != nil {
 			p.mu.Unlock()
-			p.onChange(c)
+			p.options.OnChange(c)
 			p.mu.Lock()
 		}
 	}

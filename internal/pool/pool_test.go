@@ -2,6 +2,7 @@ package pool
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -12,55 +13,111 @@ import (
 
 	"lb/internal/backend"
 	"lb/internal/balance"
+	"lb/internal/breaker"
+	"lb/internal/outcome"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// fixture is a pool of n backends named a, b, c that writes down its changes.
+// fixture is a pool of backends named a, b, c that writes down its changes.
 type fixture struct {
 	*Pool
 	backends []*backend.Backend
 
 	mu      sync.Mutex
-	changes []string
+	changes []Change
 }
 
-func newFixture(t testing.TB, n int) *fixture {
+// limits are a breaker that is quick to try out.
+func limits() *breaker.Settings {
+	return &breaker.Settings{
+		Consecutive: 3, Ratio: 0.5, MinRequests: 10, Window: 10 * time.Second,
+		Open: 10 * time.Second, MaxOpen: time.Minute, HalfOpen: 2,
+	}
+}
+
+func newFixture(t testing.TB, n int, with ...func(*Options)) *fixture {
 	t.Helper()
-	factory, err := balance.For("roundrobin")
+	policy, err := balance.For("roundrobin")
 	require.NoError(t, err)
 	f := &fixture{}
 	for i := range n {
 		f.backends = append(f.backends, &backend.Backend{Pool: "p", ID: fmt.Sprintf("%c", 'a'+i), Weight: 1})
 	}
-	f.Pool = New("p", factory, NewBudget(0, 0), f.backends, func(c Change) {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		f.changes = append(f.changes, fmt.Sprintf("%s %s>%s %v", c.Backend.ID, c.From.Word(), c.To.Word(), c.For))
-	})
+	o := Options{
+		Name: "p", Policy: policy, Budget: NewBudget(0, 0), Backends: f.backends, MaxOpenShare: 0.5,
+		OnChange: func(c Change) {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.changes = append(f.changes, c)
+		},
+	}
+	for _, change := range with {
+		change(&o)
+	}
+	f.Pool = New(o)
 	t.Cleanup(f.Close)
 	return f
 }
 
-// told returns the changes since the last call.
-func (f *fixture) told() []string {
+func withBreaker(o *Options) { o.Breaker = limits() }
+
+// told returns the changes since the last call: whose, from, to, for how long.
+func (f *fixture) told() (told []string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	changes := f.changes
+	for _, c := range f.changes {
+		told = append(told, fmt.Sprintf("%s %s>%s %v", c.Backend.ID, word(c.From), word(c.To), c.For))
+	}
 	f.changes = nil
-	return changes
+	return told
 }
 
-// failed is what a carrier does when a dial fails.
+// word tells states apart that operators call by one word.
+func word(s backend.State) string {
+	if s.Gate != backend.GateOpen && s.Standing() != backend.Out {
+		return [...]string{"", "trial", "ejected", "broken"}[s.Gate]
+	}
+	if s.Standing() == backend.Behind {
+		return "behind"
+	}
+	return s.Word()
+}
+
+// lease begins a lease on whoever the policy picks.
+func (f *fixture) lease(t testing.TB) Lease {
+	t.Helper()
+	l, ok := f.TryAcquire(new(balance.Query))
+	require.True(t, ok)
+	return l
+}
+
+// ends says how a lease's attempt went, and ends it.
+func ends(l Lease, c outcome.Class) {
+	l.Answered(c, time.Now(), time.Millisecond)
+	l.End(c, time.Now())
+}
+
+// attempt makes one attempt at b that ends as c.
+func (f *fixture) attempt(b *backend.Backend, c outcome.Class) { ends(f.Acquire(b), c) }
+
+// failed is an attempt whose dial fails.
 func (f *fixture) failed(b *backend.Backend) {
 	b.DialFailed()
-	f.DialFailed(b)
+	f.attempt(b, outcome.Unsent)
 }
 
-// answered is what a carrier does when a new connection brings an answer.
+// answered is an attempt over a new connection that brings an answer.
 func (f *fixture) answered(b *backend.Backend) {
 	b.DialSucceeded()
-	f.Reached(b)
+	f.attempt(b, outcome.Success)
+}
+
+// fails makes n attempts at b that get bad answers.
+func (f *fixture) fails(b *backend.Backend, n int) {
+	for range n {
+		f.attempt(b, outcome.Failure)
+	}
 }
 
 func ids(backends []*backend.Backend) (s string) {
@@ -70,108 +127,77 @@ func ids(backends []*backend.Backend) (s string) {
 	return s
 }
 
-// serving returns who gets the next requests, as often as there are backends.
+// serving returns who gets the next requests, twice as many as there are
+// backends. They bring nothing, so that trials are given back.
 func (f *fixture) serving() (s string) {
-	for range f.backends {
-		b := f.TryAcquire(new(balance.Query))
-		if b == nil {
+	for range 2 * len(f.backends) {
+		l, ok := f.TryAcquire(new(balance.Query))
+		if !ok {
 			return s + "-"
 		}
-		s += b.ID
-		b.End()
+		s += l.Backend.ID
+		l.End(outcome.ClientGone, time.Now())
 	}
 	return s
 }
 
-func TestEjectionAndReadmission(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := newFixture(t, 3)
-		a := f.backends[0]
-		require.Equal(t, "abc", f.serving())
-		require.Zero(t, f.RetryAfter())
+// pass lets time pass, and what it brings about happen.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
 
-		for _, out := range []time.Duration{1, 2, 4, 8, 16, 30, 30} {
-			out *= time.Second
-			f.failed(a)
-			require.Equal(t, []string{fmt.Sprintf("a up>ejected %v", out)}, f.told())
-			require.Equal(t, "bc", ids(f.Members().Eligible))
-			require.Equal(t, "abc", ids(f.Members().All))
-			require.NotContains(t, f.serving(), "a")
-			require.Equal(t, out, f.RetryAfter())
-
-			time.Sleep(out - time.Nanosecond)
-			synctest.Wait()
-			require.NotContains(t, f.serving(), "a", "a nanosecond before %v are over", out)
-			require.Empty(t, f.told())
-			time.Sleep(time.Nanosecond)
-			synctest.Wait()
-			require.Contains(t, f.serving(), "a", "after %v", out)
-			require.Equal(t, []string{"a ejected>up 0s"}, f.told())
-			require.Zero(t, f.RetryAfter())
+func TestWhatSaysNothingChangesNothing(t *testing.T) {
+	f := newFixture(t, 2, withBreaker)
+	for _, c := range []outcome.Class{outcome.Undecided, outcome.Starved, outcome.ClientGone, outcome.ClientFault} {
+		for range 20 {
+			f.attempt(f.backends[0], c)
 		}
-
-		f.answered(a)
-		require.Empty(t, f.told(), "it serves already")
-		f.failed(a)
-		require.Equal(t, []string{"a up>ejected 1s"}, f.told(), "after an answer the next failure is the first again")
-	})
+	}
+	l := f.Acquire(f.backends[0])
+	l.End(outcome.ClientGone, time.Now()) // without an answer
+	require.Empty(t, f.told())
+	require.Equal(t, backend.Figures{}, f.backends[0].Recent.Figures(time.Now()))
+	_, n := f.backends[0].Heads.Quantiles(time.Now())
+	require.Zero(t, n)
+	require.Zero(t, f.backends[0].InFlight())
 }
 
-func TestABurstOfFailuresCountsOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := newFixture(t, 2)
-		var wg sync.WaitGroup
-		for range 100 {
-			wg.Go(func() { f.failed(f.backends[0]) })
-		}
-		wg.Wait()
-		require.Equal(t, []string{"a up>ejected 1s"}, f.told())
-		time.Sleep(time.Second)
-		synctest.Wait()
-		require.Equal(t, []string{"a ejected>up 0s"}, f.told())
-		f.failed(f.backends[0])
-		require.Equal(t, []string{"a up>ejected 2s"}, f.told())
-	})
-}
+func TestWhenAnAttemptCounts(t *testing.T) {
+	f := newFixture(t, 1)
+	b, now := f.backends[0], time.Now()
+	figures := func() backend.Figures { return b.Recent.Figures(now) }
 
-func TestReachedEndsTheEjectionAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := newFixture(t, 2)
-		a := f.backends[0]
-		f.failed(a)
-		f.answered(a)
-		require.Equal(t, []string{"a up>ejected 1s", "a ejected>up 0s"}, f.told())
-		require.Equal(t, "ab", ids(f.Members().Eligible))
+	l := f.lease(t)
+	require.EqualValues(t, 1, b.InFlight(), "from the pick on")
+	l.Answered(outcome.Success, now, time.Millisecond)
+	require.Zero(t, figures().Total, "it may still break off")
+	l.End(outcome.Success, now)
+	require.Equal(t, backend.Figures{Total: 1}, figures())
+	require.Zero(t, b.InFlight())
+	require.Equal(t, Lease{}, l)
 
-		// The timer of the ejection that ended early must not end the next.
-		time.Sleep(500 * time.Millisecond)
-		f.failed(a)
-		require.Equal(t, []string{"a up>ejected 1s"}, f.told())
-		time.Sleep(time.Second - time.Nanosecond)
-		synctest.Wait()
-		require.Equal(t, "b", ids(f.Members().Eligible))
-		require.Empty(t, f.told())
-	})
-}
+	l = f.lease(t)
+	l.Answered(outcome.Failure, now, time.Millisecond)
+	require.Equal(t, backend.Figures{Total: 2, Failed: 1, Row: 1}, figures(), "what is bad counts at once")
+	l.End(outcome.Failure, now)
+	require.Equal(t, backend.Figures{Total: 2, Failed: 1, Row: 1}, figures(), "and once")
 
-func TestAnAnswerOverAnOldConnectionProvesNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := newFixture(t, 2)
-		a := f.backends[0]
-		f.failed(a)
-		f.told()
-		f.Reached(a) // no dial has succeeded since
-		require.Equal(t, "b", ids(f.Members().Eligible))
-		require.Empty(t, f.told())
-		f.Reached(f.backends[1]) // and somebody else's answer says nothing about a
-		require.Equal(t, "b", ids(f.Members().Eligible))
+	l = f.lease(t)
+	l.Answered(outcome.Success, now, time.Millisecond)
+	l.End(outcome.Cut, now)
+	require.Equal(t, backend.Figures{Total: 3, Failed: 2, Row: 2}, figures(), "it was well as far as its head")
 
-		time.Sleep(time.Second)
-		synctest.Wait()
-		f.Reached(a)
-		f.failed(a)
-		require.Equal(t, []string{"a ejected>up 0s", "a up>ejected 2s"}, f.told(), "the failures in a row were not forgotten")
-	})
+	l = f.lease(t)
+	l.Answered(outcome.Failure, now, time.Millisecond)
+	l.End(outcome.Cut, now)
+	require.Equal(t, backend.Figures{Total: 4, Failed: 3, Row: 3}, figures(), "bad twice is bad once")
+
+	l = f.lease(t)
+	l.Answered(outcome.Timeout, now, time.Minute)
+	l.End(outcome.Timeout, now)
+	_, heads := b.Heads.Quantiles(now)
+	require.Equal(t, 4, heads, "of all that had a head")
 }
 
 func TestLastResort(t *testing.T) {
@@ -179,60 +205,159 @@ func TestLastResort(t *testing.T) {
 		f := newFixture(t, 3)
 		f.failed(f.backends[0])
 		f.failed(f.backends[1])
-		require.Equal(t, "ccc", f.serving())
-		time.Sleep(300 * time.Millisecond)
+		require.Equal(t, "cccccc", f.serving())
+		pass(300 * time.Millisecond)
 		f.failed(f.backends[2])
 		require.Empty(t, f.Members().Eligible, "nobody is eligible")
 		got := f.serving()
-		require.ElementsMatch(t, []rune("abc"), []rune(got), "so everybody merely ejected serves, in rotation: %s", got)
+		require.ElementsMatch(t, []rune("aabbcc"), []rune(got), "so everybody merely ejected serves, in rotation: %s", got)
 		require.Equal(t, 700*time.Millisecond, f.RetryAfter(), "the first to come back")
-
-		f.answered(f.backends[1])
-		require.Equal(t, "bbb", f.serving(), "one that is well takes all")
+		pass(700 * time.Millisecond)
+		got = f.serving()
+		require.ElementsMatch(t, []rune("aabbcc"), []rune(got), "on trial or not: %s", got)
 	})
 }
 
-func TestAFailureAtTheVeryEndOfAnEjectionIsOneChange(t *testing.T) {
-	// A request that was sent as a last resort fails in the instant in which
-	// the ejection is over: whichever comes first, no change is told twice and
-	// the backend stays out for the new time.
-	synctest.Test(t, func(t *testing.T) {
-		for range 200 {
-			f := newFixture(t, 1)
-			a := f.backends[0]
-			f.failed(a)
-			f.told()
-			done := make(chan struct{})
-			time.AfterFunc(time.Second, func() { f.failed(a); close(done) })
-			<-done
-			synctest.Wait()
-			require.Equal(t, backend.GateEjected, a.State().Gate)
-			require.Equal(t, 2*time.Second, f.RetryAfter())
-			switch told := f.told(); len(told) {
-			case 0: // the failure came first
-			default:
-				require.Equal(t, []string{"a ejected>up 0s", "a up>ejected 2s"}, told)
-			}
-			time.Sleep(2 * time.Second)
-			synctest.Wait()
-			require.Equal(t, []string{"a ejected>up 0s"}, f.told())
-			f.Close()
+func TestWhoServesInWhosePlace(t *testing.T) {
+	f := newFixture(t, 5, withBreaker)
+	a, b, c, d, e := f.backends[0], f.backends[1], f.backends[2], f.backends[3], f.backends[4]
+	f.SetHealth(a, backend.HealthDown, "its checks fail")
+	f.SetAdmin(b, backend.Draining, "an operator drains it")
+	f.SetSync(c, backend.LaggingExcluded, "it lags")
+	f.failed(d)
+	require.Equal(t, []string{"a up>down 0s", "b up>draining 0s", "c up>behind 0s", "d up>ejected 1s"}, f.told())
+	only := func(want string) {
+		t.Helper()
+		for _, id := range f.serving() {
+			require.Contains(t, want, string(id))
+		}
+	}
+	only("e")
+	f.failed(e)
+	only("c") // rather old data than nobody
+	f.SetAdmin(c, backend.Maintenance, "an operator works on it")
+	only("de")
+	f.Accepts(e)
+	only("de") // on trial, without limit
+	f.SetHealth(d, backend.HealthUnknown, "it is probed anew")
+	f.SetHealth(e, backend.HealthDown, "its checks fail")
+	require.Equal(t, "-", f.serving(), "never who is out")
+
+	f.SetAdmin(c, backend.Enabled, "an operator is done")
+	only("c")
+	f.SetSync(c, backend.Lagging, "it catches up")
+	require.Equal(t, "c", ids(f.Members().Eligible))
+}
+
+func TestPickersKeepTheOrderOfTheMembers(t *testing.T) {
+	var offered []string
+	f := newFixture(t, 4, func(o *Options) {
+		policy := o.Policy
+		o.Policy = func(serving []*backend.Backend, prev balance.Picker) balance.Picker {
+			require.IsIncreasing(t, append([]string{""}, strings.Split(ids(serving), "")...))
+			offered = append(offered, ids(serving))
+			return policy(serving, prev)
 		}
 	})
+	f.failed(f.backends[2])
+	f.failed(f.backends[0])
+	f.Accepts(f.backends[2])
+	f.failed(f.backends[3])
+	offered = nil
+	f.failed(f.backends[1])
+	require.Contains(t, offered, "abcd", "on trial or ejected")
+}
+
+func TestARetryGoesToWhoIsOnTrialBeforeItGivesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, 2)
+		a, b := f.backends[0], f.backends[1]
+		f.failed(a)
+		pass(time.Second)
+		trial := f.Acquire(a)
+		require.NotZero(t, trial.trial)
+
+		var q balance.Query
+		l, ok := f.TryAcquire(&q)
+		require.True(t, ok)
+		require.Same(t, b, l.Backend)
+		q.Exclude(b)
+		q.Retry = true
+		second, ok := f.TryAcquire(&q)
+		require.True(t, ok)
+		require.Same(t, a, second.Backend)
+		require.Zero(t, second.trial)
+		q.Exclude(a)
+		_, ok = f.TryAcquire(&q)
+		require.False(t, ok)
+		for _, l := range []Lease{trial, l, second} {
+			ends(l, outcome.Success)
+		}
+		require.Zero(t, a.InFlight()+b.InFlight())
+	})
+}
+
+func TestARetryGoesToWhoIsEjectedBeforeItGivesUp(t *testing.T) {
+	f := newFixture(t, 4)
+	f.failed(f.backends[0])
+	f.SetSync(f.backends[1], backend.LaggingExcluded, "it lags")
+	f.SetHealth(f.backends[2], backend.HealthDown, "its checks fail")
+	var q balance.Query
+	var asked string
+	for {
+		l, ok := f.TryAcquire(&q)
+		if !ok {
+			break
+		}
+		asked += l.Backend.ID
+		q.Exclude(l.Backend)
+		q.Retry = true
+		l.End(outcome.ClientGone, time.Now())
+	}
+	require.Len(t, asked, 3, asked)
+	require.Equal(t, "d", asked[:1], "the eligible one first, then those who are merely kept away")
+	require.NotContains(t, asked, "c", "never who is out")
+	require.Equal(t, "dddddddd", f.serving(), "first tries go to the eligible one alone")
+}
+
+func TestWordsOfSeveralWriters(t *testing.T) {
+	f := newFixture(t, 2, withBreaker)
+	a := f.backends[0]
+	f.SetAdmin(a, backend.Draining, "an operator drains it")
+	f.SetHealth(a, backend.HealthDown, "its checks fail: 500")
+	f.SetSync(a, backend.LaggingExcluded, "it is 12 s behind")
+	f.failed(a)
+	require.Equal(t, backend.State{
+		Admin: backend.Draining, Health: backend.HealthDown, Gate: backend.GateEjected, Sync: backend.LaggingExcluded,
+	}, a.State(), "none undoes what another one said")
+	require.Len(t, f.told(), 4)
+	f.SetHealth(a, backend.HealthDown, "its checks fail: time over")
+	require.Empty(t, f.told(), "it was down before")
+	reasons := f.Status(a).Reasons
+	require.Len(t, reasons, 4)
+	require.Equal(t, []string{"an operator drains it", "its checks fail: time over"}, reasons[:2], "the latest reason shows")
+	require.Regexp(t, `^connect ejection: a dial failed; tried again in (1s|900ms)$`, reasons[2])
+	require.Equal(t, "it is 12 s behind", reasons[3])
+
+	require.Equal(t, Status{Reasons: []string{}, Breaker: "closed"}, f.Status(f.backends[1]))
+	f.SetHealth(new(backend.Backend), backend.HealthDown, "a stranger")
+	require.Empty(t, f.told())
 }
 
 func TestChangesAreToldInOrderAndWithoutALock(t *testing.T) {
-	f := newFixture(t, 1)
 	first, goOn := make(chan struct{}), make(chan struct{})
-	tell := f.onChange
-	f.onChange = func(c Change) {
-		if c.To.Gate == backend.GateEjected {
-			close(first)
-			<-goOn
+	var f *fixture
+	f = newFixture(t, 1, func(o *Options) {
+		tell := o.OnChange
+		o.OnChange = func(c Change) {
+			if c.To.Gate == backend.GateEjected {
+				close(first)
+				<-goOn
+			}
+			_ = f.RetryAfter() // needs the lock
+			tell(c)
 		}
-		_ = f.RetryAfter() // needs the lock
-		tell(c)
-	}
+	})
 	var slow sync.WaitGroup
 	slow.Go(func() { f.failed(f.backends[0]) })
 	<-first
@@ -243,17 +368,41 @@ func TestChangesAreToldInOrderAndWithoutALock(t *testing.T) {
 	require.Equal(t, []string{"a up>ejected 1s", "a ejected>up 0s"}, f.told())
 }
 
+func TestWhoIsToldMayChangeSomething(t *testing.T) {
+	var f *fixture
+	f = newFixture(t, 2, func(o *Options) {
+		tell := o.OnChange
+		o.OnChange = func(c Change) {
+			f.SetAdmin(c.Backend, backend.Draining, "whoever was told")
+			tell(c)
+		}
+	})
+	f.failed(f.backends[0])
+	require.Equal(t, []string{"a up>ejected 1s", "a ejected>draining 0s"}, f.told())
+}
+
 func TestCloseLeavesNoTimerAndServesOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newFixture(t, 2)
+		f := newFixture(t, 4, withBreaker, func(o *Options) { o.SlowStart = time.Hour })
 		f.failed(f.backends[0])
+		f.fails(f.backends[2], 3)
+		f.failed(f.backends[3])
+		f.answered(f.backends[3])
 		f.told()
 		f.Close()
 		f.failed(f.backends[1])
-		time.Sleep(time.Hour)
-		synctest.Wait()
+		f.fails(f.backends[1], 5)
+		f.SetAdmin(f.backends[1], backend.Draining, "too late")
+		start := time.Now()
+		pass(time.Hour)
+		require.Equal(t, time.Hour, time.Since(start))
 		require.Empty(t, f.told(), "nothing changes any more")
-		require.Equal(t, "bb", f.serving())
+		require.NotContains(t, f.serving(), "-")
+		for _, w := range f.watches {
+			for _, timer := range []*time.Timer{w.timer, w.rampTimer} {
+				require.False(t, timer != nil && timer.Stop(), "of %s", w.backend.ID)
+			}
+		}
 	})
 }
 
@@ -265,8 +414,8 @@ func TestChangesUnderConcurrency(t *testing.T) {
 			b := f.backends[i%len(f.backends)]
 			for range 300 {
 				f.failed(b)
-				if b := f.TryAcquire(new(balance.Query)); b != nil {
-					b.End()
+				if l, ok := f.TryAcquire(new(balance.Query)); ok {
+					l.End(outcome.ClientGone, time.Now())
 				} else {
 					t.Error("somebody can always be tried")
 				}
@@ -281,45 +430,30 @@ func TestChangesUnderConcurrency(t *testing.T) {
 		require.Zero(t, b.InFlight())
 	}
 	require.Equal(t, "abcd", ids(f.Members().Eligible))
-	require.Zero(t, f.suspects.Load())
-	ejected := make(map[byte]int)
-	for _, c := range f.told() {
-		if c[2:] == "up>ejected 1s" {
-			ejected[c[0]]++
-		} else {
-			require.Equal(t, "ejected>up 0s", c[2:])
-			ejected[c[0]]--
-		}
+	replay(t, f)
+}
+
+// replay checks that the told changes lead from one state to the next, up to
+// the present ones.
+func replay(t testing.TB, f *fixture) {
+	t.Helper()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	states := make(map[*backend.Backend]backend.State)
+	for i, c := range f.changes {
+		require.Equal(t, states[c.Backend], c.From, "change %d", i)
+		require.NotEqual(t, c.From, c.To, "change %d", i)
+		require.NotEmpty(t, c.Reason, "change %d: %+v", i, c)
+		states[c.Backend] = c.To
 	}
-	for id, n := range ejected {
-		require.Zero(t, n, "%c went out as often as it came back", id)
+	for _, b := range f.backends {
+		require.Equal(t, b.State(), states[b], b.ID)
 	}
 }
 
 func TestAnEmptyPool(t *testing.T) {
 	f := newFixture(t, 0)
-	require.Nil(t, f.TryAcquire(new(balance.Query)))
+	_, ok := f.TryAcquire(new(balance.Query))
+	require.False(t, ok)
 	require.Zero(t, f.RetryAfter())
-}
-
-func TestTheHotPathDoesNotAllocate(t *testing.T) {
-	f := newFixture(t, 3)
-	var q balance.Query
-	require.Zero(t, testing.AllocsPerRun(1000, func() {
-		q.Reset()
-		b := f.TryAcquire(&q)
-		f.Budget.Deposit()
-		f.Reached(b)
-		b.End()
-	}))
-}
-
-func BenchmarkTryAcquire(b *testing.B) {
-	f := newFixture(b, 3)
-	var q balance.Query
-	b.ReportAllocs()
-	for b.Loop() {
-		q.Reset()
-		f.TryAcquire(&q).End()
-	}
 }

@@ -79,7 +79,7 @@ func (d *decoder) checkOverrides(overrides map[string]string) {
 
 // misspelt warns of variables that look much like one that is read.
 func misspelt(environ []string) []config.Problem {
-	known := []string{strings.TrimPrefix(listenEnv, envPrefix), "ADMIN", "ADMIN_TOKEN"}
+	known := []string{strings.TrimPrefix(listenEnv, envPrefix), "ADMIN_TOKEN"}
 	for _, s := range scalars {
 		known = append(known, strings.TrimPrefix(s.env, envPrefix))
 	}
@@ -87,7 +87,7 @@ func misspelt(environ []string) []config.Problem {
 	for _, entry := range slices.Sorted(slices.Values(environ)) {
 		name, _, _ := strings.Cut(entry, "=")
 		key, ours := strings.CutPrefix(name, envPrefix)
-		if !ours || slices.Contains(known, key) {
+		if !ours || slices.Contains(known, key) || key == "ADMIN" { // the commands' own
 			continue
 		}
 		if meant := config.Suggest(key, known); meant != "" {

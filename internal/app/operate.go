@@ -1,0 +1,138 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"lb/internal/admin"
+	"lb/internal/backend"
+	"lb/internal/outcome"
+	"lb/internal/pool"
+	"lb/internal/store"
+)
+
+// adminWords are the words of operators, and what they make of a backend.
+var adminWords = map[admin.Word]backend.Admin{
+	admin.Enabled: backend.Enabled, admin.Draining: backend.Draining, admin.Maintenance: backend.Maintenance,
+}
+
+// SetAdmin carries out what an operator wants of a backend. It is kept before it
+// takes effect: what an operator was told survives a restart.
+func (a *App) SetAdmin(ctx context.Context, c admin.Change) (admin.Instance, error) {
+	a.operating.Lock()
+	defer a.operating.Unlock()
+	p, b, err := a.find(c.Pool, c.ID)
+	if err != nil {
+		return admin.Instance{}, err
+	}
+	word, was := adminWords[c.To], b.State().Admin
+	if word == was {
+		return a.instance(p, b), nil
+	}
+	now := time.Now()
+	kept := store.OperatorState{Pool: p.Name, Backend: b.ID, Since: now, By: c.By}
+	if word != backend.Enabled {
+		kept.Word = string(c.To)
+	}
+	err = a.store.SetOperatorState(ctx, kept, store.Record{
+		At: now, Who: c.By, Action: string(c.To), Target: p.Name + "/" + b.ID,
+		Detail: "was " + wordOf(was), Generation: a.decider.Snapshot().Generation,
+	})
+	if err != nil {
+		return admin.Instance{}, &outcome.Error{
+			Code: outcome.StorageUnavailable, Detail: "nothing has changed; the log tells more", Err: err,
+		}
+	}
+	a.setAdmin(p, b, word, fmt.Sprintf("%s, said by %s", c.To, c.By))
+	return a.instance(p, b), nil
+}
+
+// setAdmin puts an operator's word into effect. Who comes out of maintenance is
+// probed first, as at the start.
+func (a *App) setAdmin(p *pool.Pool, b *backend.Backend, word backend.Admin, reason string) {
+	f := a.registry.backends[b]
+	if b.State().Admin == backend.Maintenance && f.loop != nil {
+		p.SetHealth(b, f.initial, "not probed since its maintenance")
+	}
+	p.SetAdmin(b, word, reason)
+	if f.loop != nil {
+		f.loop.Wake()
+	}
+}
+
+// restore puts into effect what operators said before the last stop. What they
+// said of a backend that is not there is kept for when it comes back.
+func (a *App) restore(ctx context.Context) error {
+	states, err := a.store.OperatorStates(ctx)
+	if err != nil {
+		return err
+	}
+	for _, s := range states {
+		word, known := adminWords[admin.Word(s.Word)]
+		if p, b, err := a.find(s.Pool, s.Backend); err == nil && known {
+			a.setAdmin(p, b, word, fmt.Sprintf("%s, said by %s at %s", s.Word, s.By, s.Since.UTC().Format(time.RFC3339)))
+		}
+	}
+	return nil
+}
+
+// find returns the backend with that id, in that pool unless poolName is empty.
+// Errors are as admin.Operator wants them.
+func (a *App) find(poolName, id string) (p *pool.Pool, b *backend.Backend, err error) {
+	if poolName != "" && a.registry.byName[poolName] == nil {
+		return nil, nil, &outcome.Error{Code: outcome.InstanceNotFound, Detail: fmt.Sprintf("there is no pool %q", poolName)}
+	}
+	var pools []string
+	for _, candidate := range a.registry.pools {
+		if poolName != "" && candidate.Name != poolName {
+			continue
+		}
+		for _, member := range candidate.Members().All {
+			if member.ID == id {
+				p, b = candidate, member
+				pools = append(pools, candidate.Name)
+			}
+		}
+	}
+	switch {
+	case len(pools) == 0 && poolName != "":
+		err = &outcome.Error{Code: outcome.InstanceNotFound, Detail: fmt.Sprintf("the pool %q has no instance %q", poolName, id)}
+	case len(pools) == 0:
+		err = &outcome.Error{Code: outcome.InstanceNotFound, Detail: fmt.Sprintf("there is no instance %q", id)}
+	case len(pools) > 1:
+		err = &outcome.Error{Code: outcome.AmbiguousInstance,
+			Detail: fmt.Sprintf("%q is in the pools %s; say which", id, strings.Join(pools, ", "))}
+	}
+	return p, b, err
+}
+
+// Audit returns what operators did, newest first.
+func (a *App) Audit(ctx context.Context, before int64, limit int) ([]admin.AuditRecord, error) {
+	records, err := a.store.Audit(ctx, before, limit)
+	if errors.Is(err, store.ErrUnavailable) {
+		return nil, &outcome.Error{Code: outcome.StorageUnavailable, Detail: "the audit trail cannot be read; the log tells more", Err: err}
+	}
+	if err != nil {
+		return nil, err
+	}
+	page := make([]admin.AuditRecord, len(records))
+	for i, r := range records {
+		page[i] = admin.AuditRecord{
+			ID: r.ID, At: r.At, Who: r.Who, Action: r.Action, Target: r.Target, Detail: r.Detail, Generation: r.Generation,
+		}
+	}
+	return page, nil
+}
+
+// wordOf is the operators' word for w.
+func wordOf(w backend.Admin) string {
+	for word, is := range adminWords {
+		if is == w {
+			return string(word)
+		}
+	}
+	return ""
+}

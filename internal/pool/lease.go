@@ -1,0 +1,64 @@
+package pool
+
+import (
+	"time"
+
+	"lb/internal/backend"
+	"lb/internal/outcome"
+)
+
+// Lease is the proof of one request or attempt that has begun at a backend. It
+// is Answered at most once, then Ended exactly once. The zero value is no lease.
+type Lease struct {
+	// Backend is where the attempt goes; nil in the zero value.
+	Backend *backend.Backend
+
+	pool   *Pool
+	trial  uint32 // the period of the trial that this is, 0 for none
+	judged outcome.Judgement
+}
+
+// Answered notes at now that the response head is there, after took, or that
+// there will be none: how the attempt went as far as that. Success is only
+// counted by End, because the response may still break off.
+func (l *Lease) Answered(c outcome.Class, now time.Time, took time.Duration) {
+	b, p := l.Backend, l.pool
+	l.judged = c.Judgement()
+	switch {
+	case c == outcome.Unsent:
+		p.dialFailed(b, now)
+	case l.judged != outcome.Neither:
+		p.reached(b, now)
+	}
+	if c == outcome.Success || c == outcome.Failure {
+		b.Heads.Observe(now, took)
+	}
+	switch l.judged {
+	case outcome.Good:
+		if l.trial != 0 {
+			p.passed(b, l.trial, now)
+		}
+	case outcome.Bad:
+		p.failed(b, l.trial, now)
+	default:
+		return // End gives the trial back
+	}
+	l.trial = 0
+}
+
+// End ends the lease. c is how the attempt ended: outcome.Cut if a response that
+// was well as far as its head broke off.
+func (l *Lease) End(c outcome.Class, now time.Time) {
+	b := l.Backend
+	switch {
+	case l.judged == outcome.Good && c == outcome.Cut:
+		l.pool.failed(b, 0, now)
+	case l.judged == outcome.Good:
+		b.Recent.Count(now, false)
+	}
+	if l.trial != 0 {
+		b.ReturnTrial(l.trial)
+	}
+	b.End()
+	*l = Lease{}
+}
