@@ -15,6 +15,9 @@ test: ## the tests, as the README says
 race: ## the tests under the race detector
 	go test -race ./...
 
+chaos: ## the chaos tests at the figures of their promises, for some minutes
+	LB_CHAOS=full go test -count=1 -timeout 30m -run Chaos -v ./internal/e2e
+
 lint: ## gofmt, go vet, golangci-lint
 	.ci/lint
 
@@ -27,4 +30,4 @@ bench: ## lb beside a bare httputil.ReverseProxy: needs nginx and wrk, and a qui
 ci: ## everything CI runs
 	.ci/run
 
-.PHONY: help build test race lint compose bench ci
+.PHONY: help build test race chaos lint compose bench ci

@@ -99,7 +99,7 @@ func TestOneBackendStopped(t *testing.T) {
 		return strings.Contains(d.get("/login").Body, "server2")
 	})
 	require.Equal(t, "up", d.instance("b2").State)
-	requireTold(t, d, "b2", "ejected", "up", 1)
+	requireTold(t, d, "b2", "trial", "up", 1)
 	before := d.metric("lb_backend_requests_total", "backend", "b2", "outcome", "success")
 	for range rounds {
 		d.get("/login")
