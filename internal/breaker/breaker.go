@@ -30,15 +30,23 @@ type Settings struct {
 	HalfOpen int
 }
 
-// Trips returns why these figures open a closed breaker, "" if they do not.
-func (s *Settings) Trips(f backend.Figures) string {
-	switch {
-	case s.Consecutive > 0 && f.Row >= s.Consecutive:
+// Trips reports whether these figures open a closed breaker.
+func (s *Settings) Trips(f backend.Figures) bool { return s.row(f) || s.share(f) }
+
+// Why says what opened it, for people.
+func (s *Settings) Why(f backend.Figures) string {
+	if s.row(f) {
 		return fmt.Sprintf("%d failures in a row", f.Row)
-	case s.Ratio > 0 && f.Total >= s.MinRequests && f.ErrorRate() >= s.Ratio:
-		return fmt.Sprintf("%d of %d requests failed", f.Failed, f.Total)
 	}
-	return ""
+	return fmt.Sprintf("%d of %d requests failed", f.Failed, f.Total)
+}
+
+func (s *Settings) row(f backend.Figures) bool {
+	return s.Consecutive > 0 && f.Row >= s.Consecutive
+}
+
+func (s *Settings) share(f backend.Figures) bool {
+	return s.Ratio > 0 && f.Total >= s.MinRequests && f.ErrorRate() >= s.Ratio
 }
 
 // State is one of the three states of a breaker.

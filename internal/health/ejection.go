@@ -17,7 +17,7 @@ const (
 // at once, for a time that doubles with each failure in a row. The zero value
 // is ready. It is not safe for concurrent use.
 type Ejection struct {
-	suspect bool // a dial has failed since the backend was reached
+	suspect bool // a dial has failed since the backend last answered
 	step    int  // how many doublings the next failure costs
 	until   time.Time
 }
@@ -28,6 +28,9 @@ type Ejection struct {
 func (e *Ejection) Failed(now time.Time) time.Duration {
 	if now.Before(e.until) {
 		return 0
+	}
+	if !e.suspect && now.Sub(e.until) >= longestEjection {
+		e.step = 0
 	}
 	d := longestEjection
 	if e.step < 5 { // 1, 2, 4, 8, 16 s, then the longest
@@ -42,7 +45,7 @@ type Phase uint8
 
 // The phases of an ejection.
 const (
-	// Calm: no dial has failed since the backend was reached.
+	// Calm: no dial has failed since the backend last answered.
 	Calm Phase = iota
 	// Ejected: the backend is out for now.
 	Ejected
@@ -69,6 +72,11 @@ func (e *Ejection) Shorten(now time.Time) {
 		e.until, e.step = now, 0
 	}
 }
+
+// Answered notes that the backend answered over an old connection: it works,
+// but whether it accepts new ones nobody knows. The next failure counts as one
+// more in the row, unless the last time out is over for longer than the longest.
+func (e *Ejection) Answered() { e.suspect = false }
 
 // Succeeded notes that the backend was reached: the next failure counts as the
 // first again.

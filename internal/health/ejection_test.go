@@ -51,6 +51,8 @@ func TestEjection(t *testing.T) {
 		case "works":
 			e.Succeeded()
 			until = time.Time{}
+		case "old":
+			e.Answered()
 		case "sign":
 			e.Shorten(at)
 			if at.Before(until) {
@@ -66,7 +68,7 @@ func TestEjection(t *testing.T) {
 		require.Equal(t, until, e.Until(), "%s: line %d: %s", story, n, line)
 	}
 	require.NoError(t, scanner.Err())
-	require.Equal(t, 8, stories)
+	require.Equal(t, 10, stories)
 }
 
 func duration(t *testing.T, s string) time.Duration {

@@ -191,7 +191,7 @@ func (w *world) checkStates() (in, eligible int) {
 			require.Equal(t, backend.FullShare, b.Share(), "%s after %s", b.ID, w.last)
 		}
 		if b.State().Gate == backend.GateTrial {
-			require.LessOrEqual(t, trials[b], watch.trials, "trials of %s after %s", b.ID, w.last)
+			require.LessOrEqual(t, trials[b], watch.last.trials, "trials of %s after %s", b.ID, w.last)
 		}
 	}
 	require.Less(t, notClosed, len(w.backends), "after %s", w.last)

@@ -20,7 +20,7 @@ type Members struct {
 	Eligible []*backend.Backend
 
 	picker    balance.Picker // over the eligible and those on trial, or over who serves in their place
-	desperate bool           // they serve because nobody is eligible
+	unlimited bool           // there is nobody but those kept away: trials are not for rationing
 	reserve   balance.Picker // over all who may serve and are not eligible, for requests that those have failed
 }
 
@@ -96,9 +96,9 @@ func (p *Pool) Members() *Members { return p.members.Load() }
 // none would take the request.
 func (p *Pool) TryAcquire(q *balance.Query) (l Lease, ok bool) {
 	m := p.members.Load()
-	q.Unlimited = m.desperate
+	q.Unlimited = m.unlimited
 	b := m.picker.Pick(q)
-	if b == nil && q.Retry && !m.desperate {
+	if b == nil && q.Retry {
 		// For this request nobody eligible is left: one that is merely kept
 		// away for a while may save it.
 		q.Unlimited = true
@@ -208,13 +208,13 @@ func (p *Pool) Close() {
 // rebuild freezes the members anew. Called with mu held, or before p is shared.
 func (p *Pool) rebuild(all []*backend.Backend) {
 	m := &Members{All: all, Eligible: ranging(all, backend.Serves, backend.Serves)}
-	m.desperate = len(m.Eligible) == 0
 	last := backend.OnTrial // the last standing that serves
 	switch {
-	case m.desperate && len(ranging(all, backend.Behind, backend.Behind)) > 0:
+	case len(m.Eligible) > 0:
+	case len(ranging(all, backend.Behind, backend.Behind)) > 0:
 		last = backend.Behind
-	case m.desperate:
-		last = backend.LastResort
+	default:
+		last, m.unlimited = backend.LastResort, true
 	}
 	var prev balance.Picker
 	if old := p.members.Load(); old != nil {

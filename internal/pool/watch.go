@@ -19,7 +19,7 @@ type watch struct {
 	tripped  string           // why the breaker opened last
 	before   uint32           // the last period of trials before it did
 	period   uint32           // the last period of trials
-	trials   uint32           // how many the current one began with; 0 outside of one
+	last     gate             // as regate last saw it
 	timer    *time.Timer      // for what the gate does next by itself
 
 	ramp      time.Time // when its slow start began; zero outside of one
@@ -82,14 +82,13 @@ func (p *Pool) regate(w *watch, now time.Time, reason string) {
 	}
 	g := w.gate(now)
 	b, s := w.backend, w.backend.State()
-	if same := s.Gate == g.word; same && (g.word == backend.GateOpen || g.word == backend.GateTrial && g.trials <= w.trials) {
-		return
+	if g.word == w.last.word && g.why == w.last.why && g.until.Equal(w.last.until) && g.trials <= w.last.trials {
+		return // as it was, but for the trials that have passed
 	}
 	if g.word == backend.GateTrial {
 		w.period = b.SetTrials(g.trials)
 	}
-	w.trials = g.trials
-	s.Gate = g.word
+	w.last, s.Gate = g, g.word
 	if reason == "" {
 		reason = g.why
 	}
@@ -131,9 +130,7 @@ func (p *Pool) arm(w *watch, d time.Duration) {
 // timeOver lets a backend be tried whose time out is over, and gives out new
 // trials where the old ones brought nothing. Called with mu held.
 func (p *Pool) timeOver(w *watch, now time.Time) {
-	if w.backend.State().Gate == backend.GateTrial {
-		w.trials = 0
-	}
+	w.last.trials = 0
 	p.regate(w, now, "")
 }
 
@@ -207,8 +204,9 @@ func (p *Pool) failed(b *backend.Backend, trial uint32, now time.Time) {
 		}
 		return
 	}
-	why := limits.Trips(b.Recent.Figures(now))
-	if why == "" && trial == 0 {
+	figures := b.Recent.Figures(now)
+	trips := limits.Trips(figures)
+	if !trips && trial == 0 {
 		return
 	}
 	p.mu.Lock()
@@ -223,19 +221,20 @@ func (p *Pool) failed(b *backend.Backend, trial uint32, now time.Time) {
 		if trial != 0 {
 			b.ReturnTrial(trial)
 		}
-		if why == "" || !p.mayOpen(b) {
+		if !trips || !p.mayOpen(b) {
 			return
 		}
+		w.tripped = limits.Why(figures)
 	case breaker.HalfOpen:
 		if trial <= w.before {
 			return // no trial, or one that began before the breaker opened
 		}
-		why = "a trial failed"
+		w.tripped = "a trial failed"
 	default:
 		return
 	}
 	w.breaker.Trip(now)
-	w.tripped, w.before = why, w.period
+	w.before = w.period
 	p.regate(w, now, "")
 }
 
@@ -266,15 +265,19 @@ func (p *Pool) passed(b *backend.Backend, trial uint32, now time.Time) {
 	if w == nil || p.closed {
 		return
 	}
-	if w.ejection.Phase(now) != health.Calm {
-		b.ReturnTrial(trial) // it was not reached anew: that is still to be tried
+	reason := ""
+	if w.ejection.Phase(now) == health.Trying { // over an old connection, else it was reached
+		w.ejection.Answered()
+		reason = "it answered on trial"
 	}
-	if w.breaker == nil || w.breaker.State() != breaker.HalfOpen || trial <= w.before {
-		return
+	if w.breaker != nil && w.breaker.State() == breaker.HalfOpen && trial > w.before {
+		w.breaker.Pass(now)
+		if w.breaker.State() == breaker.Closed {
+			b.Recent.Reset()
+			reason = "breaker closed: its trials passed"
+		}
 	}
-	w.breaker.Pass(now)
-	if w.breaker.State() == breaker.Closed {
-		b.Recent.Reset()
-		p.regate(w, now, "breaker closed: its trials passed")
+	if reason != "" {
+		p.regate(w, now, reason)
 	}
 }
