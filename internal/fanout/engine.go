@@ -139,14 +139,14 @@ func newWrite(p *Plan, in Write, members []*backend.Backend) *write {
 	w := &write{
 		plan: p,
 		record: Record{
-			ID: id, Route: p.Route, Pool: p.Pool.Name(), Created: now, Write: in,
+			ID: id, Route: p.Route, Pool: p.Pool.Name(), Created: now, Clock: now, Write: in,
 			State: WritePending, Deliveries: make([]Delivery, len(members)),
 		},
 		request: Request{
 			Method: in.Method, Target: in.Target, Host: in.Host,
 			Fields: in.Fields, Body: in.Body, Key: in.Key, FanoutID: id,
 		},
-		size:    in.size(),
+		size:    in.Size(),
 		expires: now.Add(p.MaxAge),
 		waiting: true,
 		out:     make([]bool, len(members)),
@@ -164,8 +164,8 @@ func newWrite(p *Plan, in Write, members []*backend.Backend) *write {
 	return w
 }
 
-// size returns what w holds in memory, in bytes, as the limits count it.
-func (w *Write) size() int64 {
+// Size returns what w holds, in bytes, as the limits count it.
+func (w *Write) Size() int64 {
 	n := len(w.Body) + len(w.Target) + len(w.Host)
 	for _, f := range w.Fields {
 		n += len(f.Name) + len(f.Value)

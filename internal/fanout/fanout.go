@@ -124,6 +124,9 @@ const (
 	WriteCancelled State = "cancelled"
 )
 
+// Settled reports whether s is final, until an operator says otherwise.
+func (s State) Settled() bool { return s != WritePending }
+
 // DeliveryState is where one backend's copy of a write stands.
 type DeliveryState string
 
@@ -139,6 +142,12 @@ const (
 	DeliveryCancelled DeliveryState = "cancelled"
 )
 
+// unsettled reports whether a delivery in s may still be made, and so keeps
+// those of its key that come after it waiting.
+func (s DeliveryState) unsettled() bool {
+	return s == DeliveryPending || s == DeliveryHeld || s == DeliveryParked
+}
+
 // Reason says why a delivery was parked or cancelled, for people.
 type Reason string
 
@@ -153,6 +162,12 @@ const (
 	ReasonUndecided Reason = "undecided"
 	// ReasonRejected: the write was rejected before the delivery was sent.
 	ReasonRejected Reason = "rejected"
+	// ReasonDamaged: the journal cannot read any more what was to be sent.
+	ReasonDamaged Reason = "damaged"
+	// ReasonRemoved: the backend is no member of the pool any more.
+	ReasonRemoved Reason = "removed"
+	// ReasonOperator: an operator left it out.
+	ReasonOperator Reason = "operator"
 )
 
 // Answer is what the client gets.

@@ -1,6 +1,7 @@
 package fanout_test
 
 import (
+	"context"
 	"strconv"
 	"testing"
 	"testing/synctest"
@@ -26,7 +27,7 @@ func settle(t *testing.T, m *fanout.Memory, id string) {
 }
 
 func has(m *fanout.Memory, id string) bool {
-	_, ok, _ := m.Find(id)
+	_, ok, _ := m.Find(context.Background(), id)
 	return ok
 }
 
@@ -63,7 +64,7 @@ func TestMemoryForgetsSettledWritesByAge(t *testing.T) {
 func TestMemoryDropsBodyAndFieldsOfSettledWrites(t *testing.T) {
 	m := fanout.NewMemory()
 	settle(t, m, "one")
-	r, ok, err := m.Find("one")
+	r, ok, err := m.Find(t.Context(), "one")
 	require.NoError(t, err)
 	require.True(t, ok)
 	require.Equal(t, fanout.Write{Method: "POST", Target: "/x"}, r.Write)

@@ -35,7 +35,7 @@ func (e *Engine) Status(id string) (Status, bool) {
 	if s, ok := e.liveStatus(id); ok {
 		return s, true
 	}
-	r, ok, err := e.journal.Find(id)
+	r, ok, err := e.journal.Find(e.ctx, id)
 	if err != nil || !ok {
 		return Status{}, false
 	}

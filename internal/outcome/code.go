@@ -19,6 +19,10 @@ const (
 	NoBackend          Code = "no_backend"
 	Overloaded         Code = "overloaded"
 	StorageUnavailable Code = "storage_unavailable"
+	// RequestInProgress and KeyReused: another request came under the client's
+	// Idempotency-Key, the same one without an answer yet, or a different one.
+	RequestInProgress Code = "request_in_progress"
+	KeyReused         Code = "idempotency_key_reused"
 	// Unauthorized and those that follow are of the admin listener alone.
 	Unauthorized    Code = "unauthorized"
 	Forbidden       Code = "forbidden"
@@ -27,7 +31,11 @@ const (
 	// InstanceNotFound and AmbiguousInstance: an id names no backend, or several.
 	InstanceNotFound  Code = "instance_not_found"
 	AmbiguousInstance Code = "ambiguous_instance"
-	Internal          Code = "internal_error"
+	// FanoutNotFound: an id names no fan-out, or it has no such delivery.
+	// DeliverySettled: the delivery is where that operation cannot move it.
+	FanoutNotFound  Code = "fanout_not_found"
+	DeliverySettled Code = "delivery_settled"
+	Internal        Code = "internal_error"
 	// ClientClosed is never sent: it is how the log calls a client that left.
 	ClientClosed Code = "client_closed"
 )
@@ -51,6 +59,10 @@ var codes = map[Code]struct {
 	NoBackend:          {503, "No backend is available"},
 	Overloaded:         {503, "Too much is pending"},
 	StorageUnavailable: {503, "The storage is not available"},
+	RequestInProgress:  {409, "The first request with this Idempotency-Key has no answer yet"},
+	KeyReused:          {422, "Another request came with this Idempotency-Key"},
+	FanoutNotFound:     {404, "There is no such fan-out or delivery"},
+	DeliverySettled:    {409, "The delivery is not in a state that allows this"},
 	Unauthorized:       {401, "A bearer token is needed"},
 	Forbidden:          {403, "Cross-site requests are refused"},
 	MisdirectedHost:    {421, "This host name is not served here"},

@@ -61,7 +61,7 @@ func admit(t *testing.T, j fanout.Journal, id string) *fanout.Record {
 func find(t *testing.T, j fanout.Journal, id string) fanout.Record {
 	t.Helper()
 	require.NoError(t, j.Flush(t.Context()))
-	r, ok, err := j.Find(id)
+	r, ok, err := j.Find(t.Context(), id)
 	require.NoError(t, err)
 	require.True(t, ok, "the write %s is not there", id)
 	return r
@@ -70,7 +70,7 @@ func find(t *testing.T, j fanout.Journal, id string) fanout.Record {
 func pending(t *testing.T, j fanout.Journal, after uint64, limit int) []fanout.Record {
 	t.Helper()
 	require.NoError(t, j.Flush(t.Context()))
-	rs, err := j.Pending(t.Context(), after, limit)
+	rs, err := j.List(t.Context(), fanout.Filter{State: fanout.WritePending, After: after, Limit: limit})
 	require.NoError(t, err)
 	return rs
 }
@@ -190,7 +190,7 @@ func findKeepsSettled(t *testing.T, j fanout.Journal) {
 }
 
 func findAnswersForUnknown(t *testing.T, j fanout.Journal) {
-	_, ok, err := j.Find("none")
+	_, ok, err := j.Find(t.Context(), "none")
 	require.NoError(t, err)
 	require.False(t, ok)
 }
@@ -223,7 +223,7 @@ func concurrentUseLosesNothing(t *testing.T, j fanout.Journal) {
 				if i%2 == 0 {
 					j.Update(fanout.Change{ID: r.ID, State: fanout.WriteDone})
 				}
-				if _, _, err := j.Find(r.ID); err != nil {
+				if _, _, err := j.Find(context.Background(), r.ID); err != nil {
 					t.Error(err)
 				}
 			}
