@@ -2,6 +2,7 @@
 .DEFAULT_GOAL := help
 VERSION ?= dev
 LINT_VERSION := v2.15.0
+N := 500
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | column -t -s '	'
@@ -18,6 +19,9 @@ race: ## the tests under the race detector
 chaos: ## the chaos tests at the figures of their promises, for some minutes
 	LB_CHAOS=full go test -count=1 -timeout 30m -run Chaos -v ./internal/e2e
 
+crash: ## N (500) times killed and started again under load and faults: no accepted write is lost
+	LB_CRASH_CYCLES=$(N) go test -count=1 -timeout 60m -run '^TestCrash' -v ./internal/e2e
+
 lint: ## gofmt, go vet, golangci-lint
 	.ci/lint
 
@@ -30,4 +34,4 @@ bench: ## lb beside a bare httputil.ReverseProxy: needs nginx and wrk, and a qui
 ci: ## everything CI runs
 	.ci/run
 
-.PHONY: help build test race chaos lint compose bench ci
+.PHONY: help build test race chaos crash lint compose bench ci

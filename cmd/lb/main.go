@@ -61,13 +61,14 @@ func rootCommand() *cobra.Command {
   lb check -c lb.yaml          what a configuration means, or everything that is wrong with it
   lb serve -c lb.yaml          the daemon
   lb instances                 its backends, and how each of them is
-  lb drain server1 --wait 30s  no new requests for one of them, until it is idle`,
+  lb drain server1 --wait 30s  no new requests for one of them, until it is idle
+  lb fanout list               writes, and which backends lack them`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(serveCommand(), checkCommand(), demoCommand(), healthcheckCommand(), versionCommand(),
-		instancesCommand(), drainCommand(), maintenanceCommand(), enableCommand())
+		instancesCommand(), drainCommand(), maintenanceCommand(), enableCommand(), fanoutCommand())
 	return root
 }
 

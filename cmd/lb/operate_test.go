@@ -30,6 +30,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // world is a daemon behind a real admin handler: what it holds, and what it was
 // asked for.
 type world struct {
+	writes
 	mu        sync.Mutex
 	instances []admin.Instance
 	changes   []admin.Change

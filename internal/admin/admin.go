@@ -46,7 +46,7 @@ type Options struct {
 type Handler struct {
 	guard  guard
 	log    func(msg string, kv ...any)
-	routes map[string]route // by exact path, or pattern with {id}
+	routes map[string]route // by exact path, or pattern with {id} and {backend}
 }
 
 // route is one path of the admin listener.
@@ -73,22 +73,35 @@ func New(opts Options, c Control, o Operator, metrics http.Handler) *Handler {
 	for verb, to := range verbs {
 		h.routes[instancePattern+verb] = route{methods: post(h.change(o, to))}
 	}
+	h.routes["/fanout"] = route{methods: get(h.listFanouts(o))}
+	h.routes[fanoutPattern] = route{methods: get(h.showFanout(o))}
+	h.routes[deliveryPattern+"retry"] = route{methods: post(h.changeDelivery(o.RetryDelivery))}
+	h.routes[deliveryPattern+"skip"] = route{methods: post(h.changeDelivery(o.SkipDelivery))}
 	return h
 }
 
-// instancePattern begins the patterns of what is done to one backend.
-const instancePattern = "/instances/{id}/"
+const (
+	// instancePattern begins the patterns of what is done to one backend.
+	instancePattern = "/instances/{id}/"
+	// fanoutPattern is one write, and deliveryPattern begins the patterns of
+	// what is done to one of its deliveries.
+	fanoutPattern   = "/fanout/{id}"
+	deliveryPattern = "/fanout/{id}/deliveries/{backend}/"
+)
 
-// pattern returns the key of path in the route table, and the id if it names
-// one. The path is decoded already; an encoded slash, which could stand in an
+// pattern returns the key of path in the route table, and the ids that it
+// names. The path is decoded already; an encoded slash, which could stand in an
 // id, does not pass the guard.
-func pattern(path string) (key, id string) {
-	rest, instance := strings.CutPrefix(path, "/instances/")
-	id, verb, slash := strings.Cut(rest, "/")
-	if !instance || !slash {
-		return path, ""
+func pattern(path string) (key, id, backend string) {
+	switch s := strings.Split(path, "/"); {
+	case len(s) == 4 && s[1] == "instances":
+		return instancePattern + s[3], s[2], ""
+	case len(s) == 3 && s[1] == "fanout" && s[2] != "":
+		return fanoutPattern, s[2], ""
+	case len(s) == 6 && s[1] == "fanout" && s[3] == "deliveries":
+		return deliveryPattern + s[5], s[2], s[4]
 	}
-	return instancePattern + verb, id
+	return path, "", ""
 }
 
 // get is the method table of a path that is only read. HEAD is answered as
@@ -108,7 +121,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 
-	key, id := pattern(r.URL.Path)
+	key, id, backend := pattern(r.URL.Path)
 	to, known := h.routes[key]
 	if e := h.guard.check(r, to.open); e != nil {
 		if e.Code == outcome.Unauthorized {
@@ -129,6 +142,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	r.SetPathValue("id", id)
+	r.SetPathValue("backend", backend)
 	serve(w, r)
 }
 

@@ -79,7 +79,9 @@ var errorField = "X-LB-Error"
 
 func TestUnknownPaths(t *testing.T) {
 	h := New(Options{Token: token}, healthy(), new(operator), metricsStub)
-	for _, path := range []string{"/", "/nothing", "/config/", "/livez/", "/LIVEZ", "/livez%20", "/instances/00", "/instances/", "/instances/a/", "/instances/a/stop", "/instances/a/DRAIN", "/instances/a/drain/", "/instances/a/b/drain", "/instances/{id}", "/audit/1", "/debug/pprof/", "/livez;x", "/%252f"} {
+	for _, path := range []string{"/", "/nothing", "/config/", "/livez/", "/LIVEZ", "/livez%20", "/instances/00", "/instances/", "/instances/a/", "/instances/a/stop", "/instances/a/DRAIN", "/instances/a/drain/", "/instances/a/b/drain", "/instances/{id}", "/audit/1",
+		"/fanout/", "/fanout/a/", "/fanout/a/deliveries", "/fanout/a/deliveries/b", "/fanout/a/deliveries/b/", "/fanout/a/deliveries/b/RETRY",
+		"/fanout/a/deliveries/b/retry/", "/fanout/a/deliveries/b/c/retry", "/fanout/a/instances/b/retry", "/.lb/fanout/a", "/debug/pprof/", "/livez;x", "/%252f"} {
 		// Without the token nobody learns which paths there are.
 		require.Equal(t, "unauthorized", requireProblem(t, ask(t, h, "GET "+path), 401), path)
 		rec := ask(t, h, "GET "+path, "Authorization: Bearer "+token)

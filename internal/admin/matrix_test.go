@@ -15,16 +15,22 @@ var rows = map[string]struct {
 	open  bool
 	allow string
 }{
-	"/livez":                      {open: true, allow: "GET, HEAD"},
-	"/readyz":                     {open: true, allow: "GET, HEAD"},
-	"/health":                     {allow: "GET, HEAD"},
-	"/instances":                  {allow: "GET, HEAD"},
-	"/config":                     {allow: "GET, HEAD"},
-	"/metrics":                    {allow: "GET, HEAD"},
-	"/audit":                      {allow: "GET, HEAD"},
+	"/livez":      {open: true, allow: "GET, HEAD"},
+	"/readyz":     {open: true, allow: "GET, HEAD"},
+	"/health":     {allow: "GET, HEAD"},
+	"/instances":  {allow: "GET, HEAD"},
+	"/config":     {allow: "GET, HEAD"},
+	"/metrics":    {allow: "GET, HEAD"},
+	"/audit":      {allow: "GET, HEAD"},
+	"/fanout":     {allow: "GET, HEAD"},
+	fanoutPattern: {allow: "GET, HEAD"},
+
 	"/instances/{id}/drain":       {allow: "POST"},
 	"/instances/{id}/maintenance": {allow: "POST"},
 	"/instances/{id}/enable":      {allow: "POST"},
+
+	"/fanout/{id}/deliveries/{backend}/retry": {allow: "POST"},
+	"/fanout/{id}/deliveries/{backend}/skip":  {allow: "POST"},
 }
 
 // credentials are the ways to send the token, or something else.
@@ -99,18 +105,19 @@ func TestMatrix(t *testing.T) {
 // nothing has changed unless it was allowed.
 func requireAnswer(t *testing.T, h *Handler, o *operator, method, path string, fields []string, want int, allow, at string) {
 	t.Helper()
-	o.changes = nil
-	rec := ask(t, h, method+" "+strings.ReplaceAll(path, "{id}", "server1"), fields...)
+	o.changes, o.asked = nil, nil
+	rec := ask(t, h, method+" "+strings.NewReplacer("{id}", "server1", "{backend}", "server2").Replace(path), fields...)
 	require.Equal(t, want, rec.Code, at)
 	require.Equal(t, "no-store", rec.Header().Get("Cache-Control"), at)
 	require.Equal(t, "nosniff", rec.Header().Get("X-Content-Type-Options"), at)
 	require.Empty(t, rec.Header().Get("Access-Control-Allow-Origin"), at)
 	require.NotContains(t, rec.Body.String(), token, at)
 	if want == http.StatusOK && method == http.MethodPost {
-		require.Len(t, o.changes, 1, at)
+		require.Equal(t, 1, len(o.changes)+len(o.asked), at)
 		return
 	}
 	require.Empty(t, o.changes, at)
+	require.Empty(t, o.asked, at)
 	switch want {
 	case http.StatusForbidden:
 		require.Equal(t, "forbidden", requireProblem(t, rec, want), at)

@@ -21,6 +21,7 @@ import (
 // Its methods are called from any goroutine and may wait for storage. Their
 // errors are *outcome.Error where the client can be told more than "it failed".
 type Operator interface {
+	Fanouts
 	// SetAdmin makes one change and returns the backend as it is after it. To
 	// say the same twice is no error. The codes of its errors:
 	// InstanceNotFound (the detail names the id, or the pool, that is unknown),
@@ -121,18 +122,24 @@ func (h *Handler) change(o Operator, to Word) http.HandlerFunc {
 
 // wanted reads a change out of a request.
 func (h *Handler) wanted(r *http.Request, to Word) (Change, *outcome.Error) {
-	params, e := parameters(r, "pool")
-	if e != nil {
-		return Change{}, e
-	}
-	if e := bodiless(r); e != nil {
-		return Change{}, e
-	}
-	by, e := h.by(r)
+	params, by, e := h.order(r, "pool")
 	if e != nil {
 		return Change{}, e
 	}
 	return Change{ID: r.PathValue("id"), Pool: params["pool"], To: to, By: by}, nil
+}
+
+// order reads what every request that changes something has: its parameters,
+// no body, and who asks.
+func (h *Handler) order(r *http.Request, known ...string) (params map[string]string, by string, e *outcome.Error) {
+	if params, e = parameters(r, known...); e != nil {
+		return nil, "", e
+	}
+	if e = bodiless(r); e != nil {
+		return nil, "", e
+	}
+	by, e = h.by(r)
+	return params, by, e
 }
 
 // audit answers with a page of the audit trail.

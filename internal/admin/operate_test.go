@@ -20,6 +20,7 @@ import (
 
 // operator writes down what it is asked for, and answers as it is told.
 type operator struct {
+	fanouts
 	changes []Change
 	err     error
 	records []AuditRecord

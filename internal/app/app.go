@@ -93,6 +93,7 @@ func New(ctx context.Context, o Options) (_ *App, err error) {
 	a.decider = exchange.NewDecider(compile(o.Config, generation, a.registry, a.metrics), o.Logs.access.write)
 	a.fanout = fanout.New(fanout.Options{
 		Journal: fanout.NewMemory(),
+		Plans:   a.keptPlan,
 		Sender:  fanout.NewHTTPSender(&a.registry.transports),
 		Events:  newFanoutEvents(a),
 	})

@@ -116,5 +116,23 @@ func plan(name string, c *config.Fanout, p members) *fanout.Plan {
 	}
 }
 
+// keptPlan returns the plan for a write that the journal has kept: its route's;
+// where that is gone, or sends to another pool now, the defaults over the pool
+// that the write was for; nil if that is gone too.
+func (a *App) keptPlan(route, poolName string) *fanout.Plan {
+	for _, r := range a.decider.Snapshot().Routes {
+		if p, ok := r.Plan.(*fanout.Plan); ok && r.Name == route && p.Pool.Name() == poolName {
+			return p
+		}
+	}
+	p := a.registry.byName[poolName]
+	if p == nil {
+		return nil
+	}
+	var defaults config.Fanout
+	defaults.SetDefaults()
+	return plan(route, &defaults, members{p, a.registry.lagging[poolName].After.D()})
+}
+
 // MatchOrder returns the places of the routes in the order in which they match.
 func MatchOrder(c *config.Config) []int { return matchTable(c).Order() }

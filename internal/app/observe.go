@@ -108,28 +108,23 @@ func (a *App) fanoutSamples() []metrics.FanoutSample {
 	for _, c := range a.fanout.Counts() {
 		all = append(all, metrics.FanoutSample{Pool: c.Pool, Pending: int64(c.Pending), Parked: int64(c.Parked)})
 	}
-	return all
+	return withAges(all, a.fanout.Ages())
 }
 
 // fanoutEvents counts and logs what the deliveries do, and tells the pools
 // what their dials found out.
-type fanoutEvents struct {
-	app       *App
-	settled   map[string]*metrics.Settled   // by pool
-	durations map[string]*metrics.Histogram // by route
-}
+type fanoutEvents struct{ app *App }
 
+// newFanoutEvents shows from the start what the routes will count.
 func newFanoutEvents(a *App) *fanoutEvents {
-	e := &fanoutEvents{
-		app: a, settled: make(map[string]*metrics.Settled), durations: make(map[string]*metrics.Histogram),
-	}
 	for _, r := range a.decider.Snapshot().Routes {
 		if r.Plan != nil {
-			e.settled[r.Pool.Name] = a.metrics.FanoutSettled(r.Pool.Name)
-			e.durations[r.Name] = a.metrics.FanoutDuration(r.Name)
+			a.metrics.FanoutSettled(r.Pool.Name)
+			a.metrics.FanoutDisagreements(r.Pool.Name)
+			a.metrics.FanoutDuration(r.Name)
 		}
 	}
-	return e
+	return &fanoutEvents{a}
 }
 
 // Attempt notes how one attempt of a delivery ended.
@@ -146,7 +141,7 @@ func (e *fanoutEvents) Attempt(_ *fanout.Plan, b *backend.Backend, o outcome.Out
 
 // Settled notes the end of one delivery.
 func (e *fanoutEvents) Settled(s fanout.Settlement) {
-	settled := e.settled[s.Plan.Pool.Name()]
+	settled := e.app.metrics.FanoutSettled(s.Plan.Pool.Name())
 	switch s.State {
 	case fanout.DeliveryDone:
 		settled.Done()
@@ -155,6 +150,9 @@ func (e *fanoutEvents) Settled(s fanout.Settlement) {
 		}
 	case fanout.DeliveryCancelled:
 		settled.Cancelled()
+		if s.Reason == fanout.ReasonRemoved {
+			e.app.log.Warn("delivery cancelled: its backend is not configured any more", settlementFields(s)...)
+		}
 	case fanout.DeliverySkipped:
 		settled.Skipped()
 	case fanout.DeliveryParked:
@@ -186,7 +184,14 @@ func (e *fanoutEvents) Lagging(poolName string, b *backend.Backend, lagging bool
 
 // Decided notes how long a write took from admission to its end.
 func (e *fanoutEvents) Decided(p *fanout.Plan, _ string, _ fanout.State, took time.Duration) {
-	e.durations[p.Route].Observe(took.Seconds())
+	e.app.metrics.FanoutDuration(p.Route).Observe(took.Seconds())
+}
+
+// Disagreed notes that the backends of a write gave it different ends.
+func (e *fanoutEvents) Disagreed(p *fanout.Plan, id string, statuses []int) {
+	e.app.metrics.FanoutDisagreements(p.Pool.Name()).Inc()
+	e.app.log.Warn("backends disagree about a write",
+		zap.String("fanout", id), zap.String("route", p.Route), zap.String("pool", p.Pool.Name()), zap.Ints("statuses", statuses))
 }
 
 func pendingFields(p fanout.Pending) []zap.Field {

@@ -56,7 +56,7 @@ func BenchmarkLag(b *testing.B) {
 	for i := 0; b.Loop(); i++ {
 		d := &deliveries[i*7919%backlog]
 		g.failed(d, now.Add(-time.Duration(i)))
-		g.turn(now)
+		g.turn(now, false)
 		g.drop(d)
 		d.since = now.Add(time.Duration(i) * time.Microsecond)
 		g.watch(d)

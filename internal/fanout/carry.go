@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"lb/internal/backend"
+	"lb/internal/crash"
 	"lb/internal/outcome"
 )
 
@@ -20,6 +21,8 @@ type effects struct {
 	decided bool
 	took    time.Duration
 	state   State
+	// statuses are those of backends that disagree; nil if they do not
+	statuses []int
 }
 
 // onHold reports whether b gets no deliveries for now: an operator works on it.
@@ -31,13 +34,14 @@ func (e *Engine) pump(l *lane, now time.Time) {
 	if e.stopping {
 		return
 	}
-	if l.lag.turn(now) {
+	if l.lag.turn(now, l.outside > 0) {
 		e.untold = append(e.untold, l.lagChange())
 	}
+	more := e.refill(l, now)
 	for {
 		d, wake := l.next(now, l.backend.Unreachable(), onHold(l.backend))
 		if d == nil {
-			l.arm(now, earlier(wake, l.lag.wake()))
+			l.arm(now, earlier(more, earlier(wake, l.lag.wake())))
 			return
 		}
 		d.write.verdict.begin(d.i)
@@ -83,8 +87,10 @@ func (e *Engine) attempt(d *delivery) {
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
+	crash.At("attempt.begin")
 	lease, began := d.write.plan.Pool.Acquire(d.backend), time.Now()
 	resp, err := e.sender.Send(ctx, d.backend, d.write.request)
+	crash.At("attempt.answered")
 	now := time.Now()
 	class := judge(d.backend, resp, err)
 	lease.Answered(class, now, now.Sub(began))
@@ -129,6 +135,11 @@ func (e *Engine) finish(d *delivery, r result, resp Response, o outcome.Outcome)
 	now := time.Now()
 	d.lane.done()
 	w.verdict.end(d.i, r, resp.Status)
+	text := ""
+	if o.Err != nil {
+		text = o.Err.Error()
+	}
+	w.verdict.deliveries[d.i].explain(r, text)
 	state := w.verdict.deliveries[d.i].State
 	if state == DeliveryDone {
 		o.Class = outcome.Success
@@ -136,6 +147,7 @@ func (e *Engine) finish(d *delivery, r result, resp Response, o outcome.Outcome)
 	if w.waiting && r == answered && (state == DeliveryDone || state == DeliveryHeld) {
 		w.answers[d.i] = &resp
 	}
+	w.consider(d.i, r, resp)
 	if state == DeliveryPending {
 		e.schedule(d, now, resp.RetryAfter)
 		if r != starved {
@@ -145,6 +157,7 @@ func (e *Engine) finish(d *delivery, r result, resp Response, o outcome.Outcome)
 	eff := e.apply(w, d.i, now)
 	e.pump(d.lane, now)
 	e.unlock()
+	crash.At("outcome.noted")
 
 	if !(e.ctx.Err() != nil && errors.Is(o.Err, context.Canceled)) { // else lb cut it
 		e.events.Attempt(w.plan, d.backend, o, state == DeliveryDone)
@@ -193,36 +206,61 @@ func (e *Engine) apply(w *write, i int, now time.Time) effects {
 			})
 		}
 	}
-	change := Change{ID: w.record.ID, State: w.verdict.state()}
+	change := Change{ID: w.record.ID, Seq: w.record.Seq, State: w.verdict.state(), Reply: w.newReply, Clock: w.newClock}
+	w.newReply, w.newClock = nil, time.Time{}
 	for _, i := range changed {
 		change.Deliveries = append(change.Deliveries, w.verdict.deliveries[i])
 	}
 	e.journal.Update(change)
 	e.count(w)
-	if change.State != WritePending {
-		delete(e.writes, w.record.ID)
-		e.expiry.remove(w)
+	w.reporting++
+	if change.State != WritePending && !w.gone {
+		e.leave(w, change.State == WriteParked)
 		e.release(w)
 		eff.decided, eff.state, eff.took = true, change.State, now.Sub(w.record.Created)
+		eff.statuses = w.verdict.disagreement()
 	}
-	w.reporting++
+	for _, i := range changed {
+		if s := w.verdict.deliveries[i]; !s.State.unsettled() {
+			e.advance(w, s.Backend, now)
+		}
+	}
+	if change.State == WriteRejected {
+		for _, s := range w.verdict.deliveries {
+			e.advance(w, s.Backend, now) // held ones stay so, and are in nobody's way
+		}
+	}
 	return eff
 }
 
 // count brings w's part of its pool's Count up to date.
 func (e *Engine) count(w *write) {
-	c := e.pools[w.record.Pool]
-	if c == nil {
-		c = &Count{Pool: w.record.Pool}
-		e.pools[w.record.Pool] = c
-	}
-	pending, parked := w.verdict.count(DeliveryPending, DeliveryHeld), w.verdict.count(DeliveryParked)
-	if w.verdict.rejected {
-		pending = 0
-	}
+	c := e.countOf(w.record.Pool)
+	pending, parked := w.counts()
 	c.Pending += pending - w.pending
 	c.Parked += parked - w.parked
+	e.parked += parked - w.parked
 	w.pending, w.parked = pending, parked
+}
+
+// counts returns how many of w's deliveries are on their way, and how many are
+// parked.
+func (w *write) counts() (pending, parked int) {
+	parked = w.verdict.count(DeliveryParked)
+	if !w.verdict.rejected {
+		pending = w.verdict.count(DeliveryPending, DeliveryHeld)
+	}
+	return pending, parked
+}
+
+// countOf returns the Count of a pool, made when it is first asked for.
+func (e *Engine) countOf(pool string) *Count {
+	c := e.pools[pool]
+	if c == nil {
+		c = &Count{Pool: pool}
+		e.pools[pool] = c
+	}
+	return c
 }
 
 // follow does what must be done outside of the lock, and tells the client last:
@@ -237,6 +275,9 @@ func (e *Engine) follow(w *write, eff effects) {
 	}
 	if eff.decided {
 		e.events.Decided(w.plan, w.record.ID, eff.state, eff.took)
+		if eff.statuses != nil {
+			e.events.Disagreed(w.plan, w.record.ID, eff.statuses)
+		}
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -245,6 +286,7 @@ func (e *Engine) follow(w *write, eff effects) {
 	}
 	w.reporting--
 	w.tell()
+	e.shed(w)
 }
 
 // armExpiry sets the timer for the next write that expires.

@@ -3,10 +3,13 @@ package fanout
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"lb/internal/backend"
+	"lb/internal/crash"
 	"lb/internal/outcome"
 )
 
@@ -21,6 +24,14 @@ type Options struct {
 	// Jitter returns a random duration from 0 to max, both included; nil
 	// means a uniform one. Tests make it predictable.
 	Jitter func(max time.Duration) time.Duration
+	// Plans returns the plan for a write of that route and pool which the
+	// journal has kept; for a route that is gone, one with the pool and the
+	// defaults; nil if the pool is gone: then its deliveries are cancelled. A
+	// nil Plans knows no pool.
+	Plans func(route, pool string) *Plan
+	// Window is about how many unsettled writes are held in memory; 0 means
+	// all of them.
+	Window int
 }
 
 // Engine takes writes and delivers them. One lock guards all that is decided;
@@ -30,6 +41,11 @@ type Engine struct {
 	journal Journal
 	events  Events
 	jitter  func(time.Duration) time.Duration
+	plans   func(route, pool string) *Plan
+	window  int
+
+	ready  atomic.Bool   // the journal's backlog is known
+	taking chan struct{} // held by who takes it up
 
 	ctx    context.Context // of the attempts, until the engine is stopped
 	cancel context.CancelFunc
@@ -37,14 +53,25 @@ type Engine struct {
 
 	mu       sync.Mutex
 	stopping bool
-	writes   map[string]*write // those that are pending
+	seq      uint64            // the last that was given
+	before   uint64            // the last that an earlier process gave
+	writes   map[string]*write // those that are pending, and in memory
+	chains   map[Key]*chain    // of their keys
 	lanes    map[laneKey]*lane
 	usage    map[string]*usage // by route
 	pools    map[string]*Count
-	expiry   queue[*write]
-	expirer  *time.Timer
-	untold   []lagChange // in the order in which they happened
-	telling  bool        // somebody is telling them
+	parked   int // deliveries, in all pools
+	oldest   []Oldest
+
+	admitting map[string]bool // writes on their way into the journal
+	outside   int             // pending writes that are in the journal alone
+	reads     int             // of records, under way
+	left      map[string]bool // writes that have left memory during them
+
+	expiry  queue[*write]
+	expirer *time.Timer
+	untold  []lagChange // in the order in which they happened
+	telling bool        // somebody is telling them
 }
 
 // laneKey is the identity of a backend: it survives whatever happens to the
@@ -66,7 +93,11 @@ type write struct {
 	size       int64
 	request    Request
 	expires    time.Time
-	expiryAt   int // its place in Engine.expiry
+	expiryAt   int    // its place in Engine.expiry
+	chain      *chain // of its key; nil without one
+	gone       bool   // it has left memory: settled, or outside
+	newReply   *Reply // what the journal has yet to be told
+	newClock   time.Time
 
 	// what it counts for in its pool's Count
 	pending, parked int
@@ -89,6 +120,8 @@ func New(o Options) *Engine {
 		sender: o.Sender, journal: o.Journal, events: o.Events, jitter: o.Jitter,
 		writes: make(map[string]*write), lanes: make(map[laneKey]*lane),
 		usage: make(map[string]*usage), pools: make(map[string]*Count),
+		plans: o.Plans, window: o.Window, taking: make(chan struct{}, 1),
+		chains: make(map[Key]*chain), admitting: make(map[string]bool), left: make(map[string]bool),
 		expiry: queue[*write]{
 			less:  func(a, b *write) bool { return a.expires.Before(b.expires) },
 			place: func(w *write) *int { return &w.expiryAt },
@@ -105,11 +138,14 @@ func New(o Options) *Engine {
 }
 
 // Submit admits a write and waits for what its client is to be told. Errors
-// are an *outcome.Error when nothing was admitted (no_backend: the pool has no
-// members; overloaded: too much is pending, or the engine stops), what the
-// journal returned, or ctx.Err(). A ctx that ends changes nothing of a write
-// that was admitted. When the engine is stopped under a waiting client, the
-// error is overloaded too, and the write may have reached some backends.
+// are an *outcome.Error: no_backend, the pool has no members; bad_request, the
+// write has no order key; overloaded, too much is pending, or the engine stops;
+// storage_unavailable, the journal failed; for a write whose key was used
+// before request_in_progress (the Answer has the first one's ID) and
+// idempotency_key_reused; or ctx.Err(). After any of them nothing was admitted
+// by this call, but for ctx.Err() and an overloaded engine that was stopped
+// under a waiting client. A ctx that ends changes nothing of a write that was
+// admitted.
 func (e *Engine) Submit(ctx context.Context, p *Plan, in Write) (Answer, error) {
 	if err := ctx.Err(); err != nil {
 		return Answer{}, err
@@ -118,33 +154,39 @@ func (e *Engine) Submit(ctx context.Context, p *Plan, in Write) (Answer, error) 
 	if len(members) == 0 {
 		return Answer{}, &outcome.Error{Code: outcome.NoBackend, Detail: "the pool " + p.Pool.Name() + " has no backends"}
 	}
-	w := newWrite(p, in, members)
+	order, err := p.OrderBy.Key(p.Pool.Name(), &in)
+	if err != nil {
+		return Answer{}, err
+	}
+	if err := e.takeUp(ctx); err != nil {
+		return Answer{}, err
+	}
+	w := newWrite(p, in, order, members)
 	if err := e.reserve(w); err != nil {
 		return Answer{}, err
 	}
+	crash.At("admit.queued")
 	// All or nothing, whether the client stays or not.
 	if err := e.journal.Admit(context.WithoutCancel(ctx), &w.record); err != nil {
-		e.mu.Lock()
-		e.release(w)
-		e.mu.Unlock()
-		return Answer{}, err
+		e.withdraw(w)
+		if first := (*Duplicate)(nil); errors.As(err, &first) {
+			return e.replay(ctx, w, &first.Record)
+		}
+		return Answer{}, storageError(err)
 	}
+	crash.At("admit.returned")
 	e.start(w, members)
 	return e.await(ctx, w)
 }
 
-func newWrite(p *Plan, in Write, members []*backend.Backend) *write {
+func newWrite(p *Plan, in Write, order Key, members []*backend.Backend) *write {
 	now := time.Now()
-	id := rand.Text() // 130 random bits in letters and digits
 	w := &write{
 		plan: p,
 		record: Record{
-			ID: id, Route: p.Route, Pool: p.Pool.Name(), Created: now, Clock: now, Write: in,
-			State: WritePending, Deliveries: make([]Delivery, len(members)),
-		},
-		request: Request{
-			Method: in.Method, Target: in.Target, Host: in.Host,
-			Fields: in.Fields, Body: in.Body, Key: in.Key, FanoutID: id,
+			ID:    rand.Text(), // 130 random bits in letters and digits
+			Route: p.Route, Pool: p.Pool.Name(), Created: now, Clock: now, Write: in,
+			State: WritePending, Order: order, Deliveries: make([]Delivery, len(members)),
 		},
 		size:    in.Size(),
 		expires: now.Add(p.MaxAge),
@@ -153,15 +195,39 @@ func newWrite(p *Plan, in Write, members []*backend.Backend) *write {
 		answers: make([]*Response, len(members)),
 		ready:   make(chan struct{}),
 	}
-	if w.request.Key == "" {
-		w.request.Key = id
+	if in.Key != "" {
+		w.record.Claim, w.record.Print = ClaimOf(p.Route, in.authorization(), in.Key), PrintOf(&in)
 	}
+	w.request = requestOf(&w.record)
 	for i, b := range members {
 		w.record.Deliveries[i] = Delivery{Backend: b.ID, State: DeliveryPending, Next: now}
 		w.out[i] = !b.State().Eligible() || b.Unreachable()
 	}
 	w.verdict = newVerdict(p, append([]Delivery(nil), w.record.Deliveries...))
 	return w
+}
+
+// requestOf returns what each attempt of a write sends.
+func requestOf(r *Record) Request {
+	in := &r.Write
+	key := in.Key
+	if key == "" {
+		key = r.ID
+	}
+	return Request{
+		Method: in.Method, Target: in.Target, Host: in.Host, Fields: in.Fields, Body: in.Body,
+		Key: key, FanoutID: r.ID,
+	}
+}
+
+// authorization returns who the client says it is.
+func (w *Write) authorization() string {
+	for _, f := range w.Fields {
+		if f.Name == "Authorization" {
+			return f.Value
+		}
+	}
+	return ""
 }
 
 // Size returns what w holds, in bytes, as the limits count it.
@@ -180,11 +246,7 @@ func (e *Engine) reserve(w *write) error {
 	if e.stopping {
 		return stopped("nothing was sent")
 	}
-	u := e.usage[w.plan.Route]
-	if u == nil {
-		u = &usage{}
-		e.usage[w.plan.Route] = u
-	}
+	u := e.usageOf(w.plan.Route)
 	if p := w.plan; p.MaxPending > 0 && u.writes >= p.MaxPending ||
 		p.MaxPendingBytes > 0 && u.bytes+w.size > p.MaxPendingBytes {
 		return &outcome.Error{
@@ -194,14 +256,40 @@ func (e *Engine) reserve(w *write) error {
 	}
 	u.writes++
 	u.bytes += w.size
+	e.seq++
+	w.record.Seq = e.seq
+	e.admitting[w.record.ID] = true
+	e.enchain(w)
 	return nil
 }
 
-// release gives back what reserve took.
+// usageOf returns a route's usage, made when it is first asked for.
+func (e *Engine) usageOf(route string) *usage {
+	u := e.usage[route]
+	if u == nil {
+		u = &usage{}
+		e.usage[route] = u
+	}
+	return u
+}
+
+// release gives back the write's part of its route's limits.
 func (e *Engine) release(w *write) {
-	u := e.usage[w.plan.Route]
+	u := e.usageOf(w.record.Route)
 	u.writes--
 	u.bytes -= w.size
+}
+
+// withdraw undoes reserve: the journal did not take the write.
+func (e *Engine) withdraw(w *write) {
+	e.mu.Lock()
+	defer e.unlock()
+	e.release(w)
+	delete(e.admitting, w.record.ID)
+	e.unchain(w, false)
+	for _, d := range w.record.Deliveries {
+		e.advance(w, d.Backend, time.Now())
+	}
 }
 
 func stopped(what string) error {
@@ -215,17 +303,15 @@ func (e *Engine) start(w *write, members []*backend.Backend) {
 	e.mu.Lock()
 	defer e.unlock()
 	now := time.Now()
+	delete(e.admitting, w.record.ID)
 	e.writes[w.record.ID] = w
 	e.count(w)
 	w.deliveries = make([]*delivery, len(members))
 	for i, b := range members {
-		d := &delivery{write: w, i: i, backend: b, lane: e.lane(b)}
-		if after := w.plan.Pool.LaggingAfter(); after > 0 {
-			d.since = w.record.Created.Add(after)
-		}
-		w.deliveries[i] = d
-		d.lane.add(d, now)
-		d.lane.lag.watch(d)
+		w.deliveries[i] = &delivery{write: w, i: i, backend: b, lane: e.lane(b)}
+	}
+	for _, d := range w.deliveries {
+		e.queue(d, now, false)
 	}
 	for _, d := range w.deliveries {
 		e.pump(d.lane, now)
@@ -275,6 +361,12 @@ func (e *Engine) await(ctx context.Context, w *write) (Answer, error) {
 	defer e.mu.Unlock()
 	a, ready := w.answer()
 	w.waiting, w.answers = false, nil
+	defer e.shed(w)
+	if a.Pending && w.record.Claim != (Key{}) && w.failed == nil && (ready || err == nil) {
+		e.journal.Update(Change{ID: w.record.ID, Seq: w.record.Seq, State: w.verdict.state(), Told: true})
+		w.record.Told = true
+	}
+	crash.At("answer.ready")
 	switch {
 	case w.failed != nil:
 		return Answer{}, w.failed
@@ -297,15 +389,27 @@ func (w *write) tell() {
 	}
 }
 
-// Run works until ctx ends or Stop was called, and cuts what is running then:
+// Run takes up what the journal holds, and works until ctx ends or Stop was called, and cuts what is running then:
 // call Stop before, to let it end. It returns nil.
 func (e *Engine) Run(ctx context.Context) error {
-	select {
-	case <-ctx.Done():
-		e.Stop(ctx)
-	case <-e.ctx.Done():
+	tick := time.NewTicker(agesEvery)
+	defer tick.Stop()
+	for try := time.After(0); ; {
+		select {
+		case <-ctx.Done():
+			e.Stop(ctx)
+			return nil
+		case <-e.ctx.Done():
+			return nil
+		case <-try:
+			if e.takeUp(ctx) != nil {
+				try = time.After(again)
+			}
+			e.lookForOldest(ctx)
+		case <-tick.C:
+			e.lookForOldest(ctx)
+		}
 	}
-	return nil
 }
 
 // Stop admits nothing more and begins no more attempts, lets those that run
@@ -334,5 +438,6 @@ func (e *Engine) Stop(ctx context.Context) []Pending {
 	}
 	e.cancel()
 	<-ended
+	crash.At("stop.flushing")
 	return e.leftOver()
 }

@@ -315,7 +315,8 @@ func TestStatusIsTheContracts(t *testing.T) {
 			`{"backend":"c","state":"pending","attempts":0,"last_status":null,"next_attempt":null},`+
 			`{"backend":"d","state":"pending","attempts":1,"last_status":null,"next_attempt":"2000-01-01T00:00:01Z"}]}`,
 			a.ID), string(text))
-		_, found := l.engine.Status("nonsense")
+		_, found, err := l.engine.Status(t.Context(), "nonsense")
+		require.NoError(t, err)
 		require.False(t, found)
 	})
 }

@@ -4,15 +4,16 @@
 //
 // Deciding stands apart from carrying. verdict.go says what an attempt's end
 // means for the write, backoff.go how long a retry waits, lane.go which
-// delivery of a backend tries next, lag.go whether a backend is behind,
-// answer.go what the client gets; none of them does I/O. engine.go and
-// sender.go move the bytes.
+// delivery of a backend tries next, chain.go which write of a key, lag.go
+// whether a backend is behind, answer.go what the client gets; none of them
+// does I/O. engine.go and sender.go move the bytes.
 //
-// The promise is at least once for each backend, under the same
-// Idempotency-Key each time. With the Memory journal it holds until the
-// process ends: what is still pending at a stop is lost, and Engine.Stop
-// returns it so that it can be logged. Settled writes stay readable by their
-// id within the bounds that Memory states.
+// The promise is at least once for each backend, in the order of admission
+// for each key, under the same Idempotency-Key each time. It holds as long as
+// the Journal does; with Memory that is until the process ends.
+//
+// Of the writes that are not settled the engine holds a window in memory
+// (window.go); the journal has the rest, and after a restart all of it.
 package fanout
 
 import (
@@ -96,6 +97,9 @@ type Plan struct {
 	// bound.
 	MaxPending      int
 	MaxPendingBytes int64
+	// OrderBy says which writes of the pool belong to one key, and so succeed
+	// at each backend in the order of admission.
+	OrderBy OrderBy
 }
 
 // Pool is what a fan-out needs of a pool.
@@ -254,6 +258,9 @@ type Events interface {
 	// Decided is called once for each write, when it leaves WritePending; took
 	// runs from its admission.
 	Decided(p *Plan, id string, s State, took time.Duration)
+	// Disagreed is called once for each write whose backends gave different
+	// last answers: statuses has one for each that answered, by config order.
+	Disagreed(p *Plan, id string, statuses []int)
 	// Lagging is called once for each change: b is behind on its deliveries, or
 	// is so no more. reason is for people. The calls come in the order of the
 	// changes, and one at a time. What changes once the
@@ -267,4 +274,5 @@ type noEvents struct{}
 func (noEvents) Attempt(*Plan, *backend.Backend, outcome.Outcome, bool) {}
 func (noEvents) Settled(Settlement)                                     {}
 func (noEvents) Decided(*Plan, string, State, time.Duration)            {}
+func (noEvents) Disagreed(*Plan, string, []int)                         {}
 func (noEvents) Lagging(string, *backend.Backend, bool, string)         {}

@@ -21,10 +21,10 @@ type Journal interface {
 
 // Log is the part of a Journal that every write passes through.
 type Log interface {
-	// Admit stores a new write with its deliveries, all or nothing, and sets
-	// r.Seq: above that of every write admitted before. It returns when the
-	// write would survive whatever the journal promises to survive; before
-	// that no byte goes to a backend. A *Duplicate says that another write has
+	// Admit stores a new write with its deliveries, all or nothing. Its Seq is
+	// the engine's, which never gives one twice; they may come a little out of
+	// order, and a record without one gets the next. It returns when the write would survive whatever the journal
+	// promises to survive; before that no byte goes to a backend. A *Duplicate says that another write has
 	// r.Claim. After any error nothing was admitted. The journal keeps no
 	// reference to r.Deliveries, but may keep r.Write's slices: they never
 	// change.

@@ -106,7 +106,8 @@ func (l *lab) passed() time.Duration { return time.Since(l.start) }
 
 func (l *lab) status(id string) Status {
 	l.t.Helper()
-	s, ok := l.engine.Status(id)
+	s, ok, err := l.engine.Status(l.t.Context(), id)
+	require.NoError(l.t, err)
 	require.True(l.t, ok)
 	return s
 }
@@ -301,6 +302,10 @@ func (r *recorder) Settled(s Settlement) {
 
 func (r *recorder) Decided(p *Plan, _ string, s State, took time.Duration) {
 	r.add("decided %s %s %s", p.Route, s, took)
+}
+
+func (r *recorder) Disagreed(p *Plan, _ string, statuses []int) {
+	r.add("disagreed %s %v", p.Route, statuses)
 }
 
 func (r *recorder) Lagging(_ string, b *backend.Backend, lagging bool, reason string) {

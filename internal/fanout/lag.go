@@ -48,10 +48,12 @@ func (g *lag) failed(d *delivery, now time.Time) {
 // drop notes that d is not pending any more.
 func (g *lag) drop(d *delivery) { g.pending.remove(d) }
 
-// turn brings lagging up to date, and reports whether that changed it.
-func (g *lag) turn(now time.Time) bool {
+// turn brings lagging up to date, and reports whether that changed it. With
+// more there are deliveries that it does not know, in the journal alone: who
+// is behind stays so.
+func (g *lag) turn(now time.Time, more bool) bool {
 	first, ok := g.pending.min()
-	lagging := ok && !first.since.After(now)
+	lagging := ok && !first.since.After(now) || g.lagging && more
 	changed := lagging != g.lagging
 	g.lagging = lagging
 	return changed
@@ -85,6 +87,6 @@ func (l *lane) lagChange() lagChange {
 	} else {
 		c.reason = fmt.Sprintf("a delivery is older than %s", first.since.Sub(first.write.record.Created))
 	}
-	c.reason += fmt.Sprintf("; %d pending", len(l.waiting.items)+l.running)
+	c.reason += fmt.Sprintf("; %d pending", len(l.waiting.items)+l.running+l.outside)
 	return c
 }

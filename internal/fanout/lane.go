@@ -31,6 +31,7 @@ type delivery struct {
 	// in the future; zero for never
 	since     time.Time
 	hasFailed bool // an attempt of it, other than with an answer that was held
+	blocked   bool // it waits for its turn in its key, outside of the lane's queues
 	// places in the lane's queues
 	waiting, later, ready, aging int
 }
@@ -49,6 +50,13 @@ type lane struct {
 	lag     lag
 	alarm   func() // what the timer calls
 	timer   *time.Timer
+
+	// What is in the journal alone: how many deliveries, and when the next of
+	// them may be due.
+	outside    int
+	outsideDue time.Time
+	loading    bool          // they are being read
+	poll       time.Duration // the last wait after finding nothing
 }
 
 func newLane(b *backend.Backend, alarm func()) *lane {
@@ -71,6 +79,14 @@ func (l *lane) add(d *delivery, due time.Time) {
 	d.due = due
 	l.waiting.push(d)
 	l.later.push(d)
+}
+
+// keepOutside notes that a delivery goes on in the journal alone, until due.
+func (l *lane) keepOutside(due time.Time) {
+	if l.outside == 0 || due.Before(l.outsideDue) {
+		l.outsideDue = due
+	}
+	l.outside++
 }
 
 // remove takes d out, if it waits there.

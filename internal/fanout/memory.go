@@ -52,8 +52,10 @@ func (m *Memory) Admit(_ context.Context, r *Record) error {
 		}
 		m.claims[r.Claim] = r.ID
 	}
-	m.seq++
-	r.Seq = m.seq
+	if r.Seq == 0 {
+		r.Seq = m.seq + 1
+	}
+	m.seq = max(m.seq, r.Seq)
 	kept := r.copy()
 	m.records[r.ID] = &kept
 	return nil

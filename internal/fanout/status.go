@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"cmp"
+	"context"
 	"slices"
 	"strings"
 	"time"
@@ -30,45 +31,24 @@ type DeliveryStatus struct {
 }
 
 // Status returns where the write with that id stands, and false if there is
-// none or it was forgotten.
-func (e *Engine) Status(id string) (Status, bool) {
-	if s, ok := e.liveStatus(id); ok {
-		return s, true
+// none or it was forgotten. An error is the journal's.
+func (e *Engine) Status(ctx context.Context, id string) (Status, bool, error) {
+	r, found, err := e.Find(ctx, id)
+	if err != nil || !found {
+		return Status{}, false, err
 	}
-	r, ok, err := e.journal.Find(e.ctx, id)
-	if err != nil || !ok {
-		return Status{}, false
-	}
-	return newStatus(&r, r.State, r.Deliveries), true
+	return newStatus(&r), true, nil
 }
 
-// liveStatus returns the status of a write that the engine works on: only
-// there the next attempts are known.
-func (e *Engine) liveStatus(id string) (Status, bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	w := e.writes[id]
-	if w == nil {
-		return Status{}, false
-	}
-	s := newStatus(&w.record, w.verdict.state(), w.verdict.deliveries)
-	for i, d := range w.deliveries {
-		if s.Deliveries[i].State != DeliveryPending || onHold(d.lane.backend) {
-			continue
-		}
-		if next := d.lane.nextTry(d, d.lane.backend.Unreachable()); !next.IsZero() {
-			s.Deliveries[i].NextAttempt = new(shown(next))
-		}
-	}
-	return s, true
-}
-
-func newStatus(r *Record, state State, deliveries []Delivery) Status {
-	s := Status{ID: r.ID, State: state, Created: shown(r.Created), Deliveries: make([]DeliveryStatus, len(deliveries))}
-	for i, d := range deliveries {
+func newStatus(r *Record) Status {
+	s := Status{ID: r.ID, State: r.State, Created: shown(r.Created), Deliveries: make([]DeliveryStatus, len(r.Deliveries))}
+	for i, d := range r.Deliveries {
 		s.Deliveries[i] = DeliveryStatus{Backend: d.Backend, State: d.State, Attempts: d.Attempts}
 		if d.LastStatus != 0 {
 			s.Deliveries[i].LastStatus = new(d.LastStatus)
+		}
+		if !d.Next.IsZero() {
+			s.Deliveries[i].NextAttempt = new(shown(d.Next))
 		}
 	}
 	return s
@@ -80,8 +60,8 @@ func shown(t time.Time) time.Time { return t.UTC().Truncate(time.Millisecond) }
 // Count is how many deliveries of one pool are where.
 type Count struct {
 	Pool string
-	// Pending are on their way, held ones included. Parked were given up since
-	// the start.
+	// Pending are on their way, held ones included. Parked were given up, and
+	// no operator has settled them.
 	Pending, Parked int
 }
 

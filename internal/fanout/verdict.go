@@ -44,9 +44,12 @@ type move struct {
 	reason Reason
 }
 
-// newVerdict returns an open verdict over the deliveries, which it owns.
+// newVerdict returns a verdict over the deliveries, which it owns, as they are:
+// new ones, or such as a journal has kept.
 func newVerdict(p *Plan, deliveries []Delivery) verdict {
-	return verdict{plan: p, deliveries: deliveries, running: make([]bool, len(deliveries))}
+	v := verdict{plan: p, deliveries: deliveries, running: make([]bool, len(deliveries))}
+	v.accepted = v.count(DeliveryDone) > 0
+	return v
 }
 
 // begin notes that an attempt of delivery i starts.
@@ -153,7 +156,7 @@ func (v *verdict) decide() {
 		switch d := &v.deliveries[i]; {
 		case d.State == DeliveryHeld:
 			held++
-		case d.Reached > 0 || v.running[i]:
+		case d.Reached > 0 || d.Unknown || v.running[i]:
 			sent++
 		}
 		if v.deliveries[i].State == DeliveryPending {
@@ -178,9 +181,24 @@ func (v *verdict) setAll(from, to DeliveryState, why Reason) {
 	}
 }
 
+// drop ends delivery i where it stands, for s: an operator leaves it out, or
+// its backend is gone.
+func (v *verdict) drop(i int, s DeliveryState, why Reason) {
+	v.set(i, s, why)
+	v.decide()
+}
+
+// reopen makes parked delivery i pending again, with all its attempts anew.
+func (v *verdict) reopen(i int) {
+	d := &v.deliveries[i]
+	d.Reached, d.Left = 0, 0
+	v.expired = false
+	v.set(i, DeliveryPending, "")
+}
+
 // set moves delivery i; of several moves between two takes the last counts.
 func (v *verdict) set(i int, s DeliveryState, why Reason) {
-	v.deliveries[i].State = s
+	v.deliveries[i].State, v.deliveries[i].Reason = s, why
 	v.moves = slices.DeleteFunc(v.moves, func(m move) bool { return m.i == i })
 	v.moves = append(v.moves, move{i, why})
 }
@@ -217,4 +235,23 @@ func (v *verdict) state() State {
 	default:
 		return WriteCancelled
 	}
+}
+
+// disagreement returns the last status of each backend that answered, if they
+// are not all the same; else nil. One in Already says that the write is there,
+// which is agreement.
+func (v *verdict) disagreement() []int {
+	var statuses []int
+	differ := false
+	for _, d := range v.deliveries {
+		if d.State == DeliveryDone && slices.Contains(v.plan.Success, d.LastStatus) ||
+			d.State == DeliveryParked && d.LastStatus != 0 {
+			statuses = append(statuses, d.LastStatus)
+			differ = differ || d.LastStatus != statuses[0]
+		}
+	}
+	if !differ {
+		return nil
+	}
+	return statuses
 }

@@ -88,7 +88,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case exchange.Metrics:
 		h.front.Metrics.ServeHTTP(&t.w, r)
 	case exchange.Status:
-		h.front.serveStatus(&t.w, x)
+		h.front.serveStatus(&t.w, r, x)
 	case exchange.Refuse:
 		t.w.refuse(x.Failure)
 	}
@@ -124,7 +124,7 @@ func (h *handler) finish(t *turn, r *http.Request) {
 }
 
 // serveStatus answers under the reserved prefix.
-func (f *Front) serveStatus(w *writer, x *exchange.Exchange) {
+func (f *Front) serveStatus(w *writer, r *http.Request, x *exchange.Exchange) {
 	id, ok := strings.CutPrefix(x.Target.Path, exchange.Reserved+"fanout/")
 	if x.Method != http.MethodGet && x.Method != http.MethodHead {
 		x.Allow = []string{http.MethodGet, http.MethodHead}
@@ -132,7 +132,12 @@ func (f *Front) serveStatus(w *writer, x *exchange.Exchange) {
 		return
 	}
 	if ok {
-		if s, known := f.Fanout.Status(id); known {
+		s, known, err := f.Fanout.Status(r.Context(), id)
+		switch {
+		case err != nil:
+			w.refuse(&outcome.Error{Code: outcome.StorageUnavailable, Detail: "the status cannot be read for now", Err: err})
+			return
+		case known:
 			w.Header().Set("Cache-Control", "no-store")
 			w.json(http.StatusOK, s)
 			return

@@ -45,19 +45,25 @@ func (f *Front) serveFanout(w *writer, r *http.Request, x *exchange.Exchange) {
 	switch {
 	case err == nil:
 		x.Outcome = outcome.FromStatus(answer.Status)
-		f.answerWrite(w, answer)
+		f.answerWrite(w, r, answer)
 	case errors.As(err, &failure):
+		if answer.ID != "" { // the request came before, and has no answer yet
+			w.Header().Set("Location", statusOf(answer.ID))
+		}
 		w.refuse(failure)
 	case r.Context().Err() != nil: // the client left; the write goes on without it
 		panic(http.ErrAbortHandler)
 	default:
-		w.refuse(&outcome.Error{Code: outcome.StorageUnavailable, Detail: "the write could not be stored, and was not sent", Err: err})
+		w.refuse(&outcome.Error{Code: outcome.Internal, Detail: "the log tells more", Err: err})
 	}
 }
 
+// statusOf is where the status of a write can be read.
+func statusOf(id string) string { return exchange.Reserved + "fanout/" + id }
+
 // answerWrite sends what the first backend in config order said, or 202 with
 // the place where the rest can be followed.
-func (f *Front) answerWrite(w *writer, a fanout.Answer) {
+func (f *Front) answerWrite(w *writer, r *http.Request, a fanout.Answer) {
 	h := w.Header()
 	for _, field := range a.Fields {
 		h.Add(field.Name, field.Value)
@@ -71,8 +77,11 @@ func (f *Front) answerWrite(w *writer, a fanout.Answer) {
 		w.answer(a.Status, a.Body)
 		return
 	}
-	h.Set("Location", exchange.Reserved+"fanout/"+a.ID)
-	status, _ := f.Fanout.Status(a.ID)
+	h.Set("Location", statusOf(a.ID))
+	status, _, err := f.Fanout.Status(r.Context(), a.ID)
+	if err != nil {
+		status = fanout.Status{ID: a.ID, State: fanout.WritePending} // the write is admitted, whatever the journal says now
+	}
 	w.json(http.StatusAccepted, status)
 }
 

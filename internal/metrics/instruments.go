@@ -186,3 +186,12 @@ func (s *Settled) Cancelled() { s.cancelled.Inc() }
 
 // Skipped counts one delivery that an operator skipped.
 func (s *Settled) Skipped() { s.skipped.Inc() }
+
+// FanoutDisagreements returns the counter lb_fanout_disagreements_total{pool}:
+// one for each write whose backends ended with different final statuses.
+func (r *Registry) FanoutDisagreements(pool string) *Counter {
+	pool = valid(pool)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return once(r.disagreeOf, pool, func() *Counter { return &Counter{r.disagreements.WithLabelValues(pool)} })
+}

@@ -45,6 +45,7 @@ type Registry struct {
 	attempts        *prometheus.CounterVec
 	fanoutDuration  *prometheus.HistogramVec
 	settled         *prometheus.CounterVec
+	disagreements   *prometheus.CounterVec
 	generation      prometheus.Gauge
 	domainSuccess   *prometheus.CounterVec
 	domainFailed    *prometheus.CounterVec
@@ -53,6 +54,7 @@ type Registry struct {
 
 	backendSource atomic.Pointer[backendSource]
 	fanoutSource  atomic.Pointer[func() []FanoutSample]
+	storageUp     atomic.Pointer[func() bool]
 
 	mu         sync.Mutex // guards the maps
 	routes     map[[2]string]*Route
@@ -61,6 +63,7 @@ type Registry struct {
 	deliveries map[deliveryKey]*Delivery
 	fanouts    map[string]*Histogram
 	settledOf  map[string]*Settled
+	disagreeOf map[string]*Counter
 }
 
 // New returns a registry with the Go and process collectors and lb_build_info.
@@ -105,6 +108,8 @@ func newOn(reg *prometheus.Registry, version, commit string) *Registry {
 			"Time from the admission of a fan-out to its end.", fanoutBuckets, "route"),
 		settled: counter("lb_fanout_settled_total",
 			"Deliveries that need no more attempts, by final state.", "pool", "state"),
+		disagreements: counter("lb_fanout_disagreements_total",
+			"Writes whose backends ended with different final statuses.", "pool"),
 		generation: gauge("lb_config_generation",
 			"Number of the configuration in use.").WithLabelValues(),
 		domainSuccess: counter("target_domain_success_counter_total",
@@ -122,6 +127,7 @@ func newOn(reg *prometheus.Registry, version, commit string) *Registry {
 		deliveries: map[deliveryKey]*Delivery{},
 		fanouts:    map[string]*Histogram{},
 		settledOf:  map[string]*Settled{},
+		disagreeOf: map[string]*Counter{},
 	}
 	gauge("lb_build_info", "What is running; the value is always 1.", "version", "commit", "go_version").
 		WithLabelValues(valid(version), valid(commit), runtime.Version()).Set(1)
@@ -130,6 +136,7 @@ func newOn(reg *prometheus.Registry, version, commit string) *Registry {
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		backendCollector{r},
 		fanoutCollector{r},
+		storageCollector{r},
 	)
 	return r
 }

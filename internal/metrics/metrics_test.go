@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
@@ -57,7 +58,13 @@ func full(t *testing.T) *Registry {
 	r.SetBackends([]string{"up", "ejected"}, func() []BackendSample {
 		return []BackendSample{{Pool: "users", Backend: "server1", State: "ejected", InFlight: 3}}
 	})
-	r.SetFanout(func() []FanoutSample { return []FanoutSample{{Pool: "users", Pending: 5, Parked: 2}} })
+	r.FanoutDisagreements("users").Inc()
+	r.SetFanout(func() []FanoutSample {
+		return []FanoutSample{
+			{Pool: "users", Pending: 5, Parked: 2, OldestPending: 90500 * time.Millisecond, OldestParked: time.Hour}, {Pool: "writes"},
+		}
+	})
+	r.SetStorage(func() bool { return true })
 	return r
 }
 
@@ -82,9 +89,15 @@ func TestText(t *testing.T) {
 		`lb_fanout_settled_total{pool="users",state="skipped"}`:                     "1",
 		`lb_fanout_deliveries{pool="users",state="pending"}`:                        "5",
 		`lb_fanout_deliveries{pool="users",state="parked"}`:                         "2",
-		`lb_backend_in_flight{backend="server1",pool="users"}`:                      "3",
-		`lb_backend_state{backend="server1",pool="users",state="up"}`:               "0",
-		`lb_backend_state{backend="server1",pool="users",state="ejected"}`:          "1",
+		`lb_fanout_oldest_seconds{pool="users",state="pending"}`:                    "90.5",
+		`lb_fanout_oldest_seconds{pool="users",state="parked"}`:                     "3600",
+		`lb_fanout_oldest_seconds{pool="writes",state="pending"}`:                      "0",
+		`lb_fanout_oldest_seconds{pool="writes",state="parked"}`:                       "0",
+		`lb_fanout_disagreements_total{pool="users"}`:                               "1",
+		`lb_storage_up`: "1",
+		`lb_backend_in_flight{backend="server1",pool="users"}`:             "3",
+		`lb_backend_state{backend="server1",pool="users",state="up"}`:      "0",
+		`lb_backend_state{backend="server1",pool="users",state="ejected"}`: "1",
 		`lb_config_generation`: "7",
 		`target_domain_success_counter_total{domain="server1:8080"}`: "1",
 		`target_domain_failed_counter_total{domain="server1:8080"}`:  "1",
@@ -157,11 +170,29 @@ func TestSameNamesSameInstrument(t *testing.T) {
 	require.NotSame(t, r.Delivery("p", "b", "d:1", o), r.Delivery("p", "b", "d:2", o))
 	require.Same(t, r.FanoutDuration("a"), r.FanoutDuration("a"))
 	require.Same(t, r.FanoutSettled("p"), r.FanoutSettled("p"))
+	require.Same(t, r.FanoutDisagreements("p"), r.FanoutDisagreements("p"))
 
 	// Routes that differ in the pool only share the histogram of their name.
 	r.Route("a", "p").Observe(200, 1)
 	r.Route("a", "q").Observe(200, 1)
 	require.Equal(t, "2", lines(t, r)[`lb_request_duration_seconds_count{route="a"}`])
+}
+
+func TestStorage(t *testing.T) {
+	r := New("dev", "")
+	require.NotContains(t, lines(t, r), "lb_storage_up", "nobody has said how it is")
+	up := true
+	r.SetStorage(func() bool { return up })
+	require.Equal(t, "1", lines(t, r)["lb_storage_up"])
+	up = false
+	require.Equal(t, "0", lines(t, r)["lb_storage_up"])
+}
+
+// A rate needs a first value to start from.
+func TestDisagreementsAreShownBeforeTheFirst(t *testing.T) {
+	r := New("dev", "")
+	r.FanoutDisagreements("users")
+	require.Equal(t, "0", lines(t, r)[`lb_fanout_disagreements_total{pool="users"}`])
 }
 
 func TestCounter(t *testing.T) {
@@ -254,6 +285,7 @@ func TestLabelsOfAnyBytes(t *testing.T) {
 	r.Delivery(bad, bad, bad, o).Attempt(0)
 	r.FanoutDuration(bad).Observe(1)
 	r.FanoutSettled(bad).Done()
+	r.FanoutDisagreements(bad).Inc()
 	r.SetBackends([]string{"up\xff"}, func() []BackendSample { return []BackendSample{{Pool: bad, Backend: bad}} })
 	r.SetFanout(func() []FanoutSample { return []FanoutSample{{Pool: bad}} })
 	require.Contains(t, lines(t, r), `lb_fanout_deliveries{pool="�\"\n{}",state="parked"}`)

@@ -1,6 +1,10 @@
 package metrics
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
 
 var (
 	inFlightDesc = prometheus.NewDesc("lb_backend_in_flight",
@@ -12,6 +16,11 @@ var (
 	fanoutDesc = prometheus.NewDesc("lb_fanout_deliveries",
 		"Deliveries not settled: pending ones will be tried again, parked ones wait for an operator.",
 		[]string{"pool", "state"}, nil)
+	oldestDesc = prometheus.NewDesc("lb_fanout_oldest_seconds",
+		"Age of the oldest write that is pending, and of the oldest that is parked; 0 when there is none.",
+		[]string{"pool", "state"}, nil)
+	storageDesc = prometheus.NewDesc("lb_storage_up",
+		"1 while the storage takes writes, else 0.", nil, nil)
 )
 
 // BackendSample is what a scrape shows of one backend.
@@ -42,14 +51,22 @@ func (r *Registry) SetBackends(states []string, gather func() []BackendSample) {
 type FanoutSample struct {
 	Pool            string
 	Pending, Parked int64
+	// How old the oldest write in that state is; 0 when there is none.
+	OldestPending, OldestParked time.Duration
 }
 
 // SetFanout says where each scrape finds the numbers for
-// lb_fanout_deliveries{pool,state}. Gather is called from any goroutine and
+// lb_fanout_deliveries{pool,state} and lb_fanout_oldest_seconds{pool,state}.
+// Gather is called from any goroutine and
 // names each pool once; it replaces the one set before.
 func (r *Registry) SetFanout(gather func() []FanoutSample) {
 	r.fanoutSource.Store(&gather)
 }
+
+// SetStorage says where each scrape finds out, for lb_storage_up, whether the
+// storage takes writes. Up is called from any goroutine; it replaces the one
+// set before.
+func (r *Registry) SetStorage(up func() bool) { r.storageUp.Store(&up) }
 
 type backendCollector struct{ r *Registry }
 
@@ -82,7 +99,10 @@ func (c backendCollector) Collect(ch chan<- prometheus.Metric) {
 
 type fanoutCollector struct{ r *Registry }
 
-func (fanoutCollector) Describe(ch chan<- *prometheus.Desc) { ch <- fanoutDesc }
+func (fanoutCollector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- fanoutDesc
+	ch <- oldestDesc
+}
 
 func (c fanoutCollector) Collect(ch chan<- prometheus.Metric) {
 	gather := c.r.fanoutSource.Load()
@@ -93,7 +113,25 @@ func (c fanoutCollector) Collect(ch chan<- prometheus.Metric) {
 		pool := valid(f.Pool)
 		ch <- gaugeOf(fanoutDesc, float64(f.Pending), pool, "pending")
 		ch <- gaugeOf(fanoutDesc, float64(f.Parked), pool, "parked")
+		ch <- gaugeOf(oldestDesc, f.OldestPending.Seconds(), pool, "pending")
+		ch <- gaugeOf(oldestDesc, f.OldestParked.Seconds(), pool, "parked")
 	}
+}
+
+type storageCollector struct{ r *Registry }
+
+func (storageCollector) Describe(ch chan<- *prometheus.Desc) { ch <- storageDesc }
+
+func (c storageCollector) Collect(ch chan<- prometheus.Metric) {
+	up := c.r.storageUp.Load()
+	if up == nil {
+		return
+	}
+	v := 0.0
+	if (*up)() {
+		v = 1
+	}
+	ch <- gaugeOf(storageDesc, v)
 }
 
 func gaugeOf(d *prometheus.Desc, v float64, labels ...string) prometheus.Metric {

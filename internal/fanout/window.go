@@ -1,0 +1,346 @@
+package fanout
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"lb/internal/backend"
+	"lb/internal/crash"
+	"lb/internal/outcome"
+	"lb/internal/pool"
+)
+
+// A write that is not settled is in memory while its client waits, while an
+// attempt of it runs, and while there is room: Options.Window. The others are
+// outside, in the journal alone. Each lane counts its deliveries there, and
+// brings in those that are due when it is about to run out of work. So memory
+// does not grow with what is pending, and a restart is nothing special: after
+// it everything is outside.
+const (
+	// laneLow is how few deliveries make a lane ask for more: enough to keep it
+	// busy while the journal is read.
+	laneLow = 2 * laneWidth
+	// laneBatch is how many it asks for at once.
+	laneBatch = 512
+	// dueSoon is how far ahead it looks, and how soon it looks again: what is
+	// due by then is better brought in with the rest.
+	dueSoon = time.Second
+	// maxPoll is the longest that a lane goes without looking while it finds
+	// nothing: its deliveries outside may all wait for others of their keys.
+	maxPoll = 16 * time.Second
+	// again is when to try once more what the journal failed to do.
+	again = time.Second
+	// patience is how long a client waits for the backlog to be taken up.
+	patience = 5 * time.Second
+)
+
+// takeUp learns what the journal holds, once, before anything is admitted or
+// sent.
+func (e *Engine) takeUp(ctx context.Context) error {
+	if e.ready.Load() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	select {
+	case e.taking <- struct{}{}:
+		defer func() { <-e.taking }()
+	case <-ctx.Done():
+		return storageError(ctx.Err())
+	}
+	if e.ready.Load() {
+		return nil
+	}
+	t, err := e.journal.Totals(ctx)
+	if err != nil {
+		return storageError(err)
+	}
+	crash.At("recover.loading")
+	e.mu.Lock()
+	defer e.unlock()
+	e.seq, e.before = t.Seq, t.Seq
+	for _, r := range t.Routes {
+		e.usage[r.Route] = &usage{writes: r.Writes, bytes: r.Bytes}
+		e.outside += r.Writes
+	}
+	now := time.Now()
+	for _, b := range t.Backends {
+		c := e.countOf(b.Pool)
+		c.Pending += b.Pending
+		c.Parked += b.Parked
+		e.parked += b.Parked
+		if b.Pending > 0 {
+			l := e.lane(e.member(b.Pool, b.Backend))
+			l.outside, l.outsideDue = b.Pending, now
+			e.pump(l, now)
+		}
+	}
+	e.ready.Store(true)
+	return nil
+}
+
+// storageError is what a client is told when the journal failed.
+func storageError(err error) error {
+	if errors.As(err, new(*outcome.Error)) {
+		return err
+	}
+	return &outcome.Error{
+		Code: outcome.StorageUnavailable, RetryAfter: again,
+		Detail: "the write could not be stored, and was not sent", Err: err,
+	}
+}
+
+// planOf returns the plan of a write that the journal kept.
+func (e *Engine) planOf(r *Record) *Plan {
+	if e.plans != nil {
+		if p := e.plans(r.Route, r.Pool); p != nil {
+			return p
+		}
+	}
+	return &Plan{Route: r.Route, Pool: noPool(r.Pool)}
+}
+
+// noPool is a pool that is not configured any more: it has no members.
+type noPool string
+
+func (p noPool) Name() string                            { return string(p) }
+func (noPool) Members() []*backend.Backend               { return nil }
+func (noPool) Acquire(b *backend.Backend) (l pool.Lease) { return l }
+func (noPool) LaggingAfter() time.Duration               { return 0 }
+
+// member returns the backend with that identity. One that is no member any
+// more is made up: its deliveries have to be taken out of the journal.
+func (e *Engine) member(poolName, id string) *backend.Backend {
+	p := e.planOf(&Record{Pool: poolName})
+	if b := memberOf(p, id); b != nil {
+		return b
+	}
+	return &backend.Backend{Pool: poolName, ID: id}
+}
+
+func memberOf(p *Plan, id string) *backend.Backend {
+	for _, b := range p.Pool.Members() {
+		if b.ID == id {
+			return b
+		}
+	}
+	return nil
+}
+
+// refill brings in what is due when l runs low and the journal has more, and
+// returns when to look again; zero for when something else happens.
+func (e *Engine) refill(l *lane, now time.Time) (wake time.Time) {
+	if l.loading || l.outside == 0 || len(l.waiting.items)+l.running >= laneLow {
+		return time.Time{}
+	}
+	if l.outsideDue.After(now) {
+		return l.outsideDue
+	}
+	l.loading = true
+	limit := len(l.waiting.items) + l.running + laneBatch
+	e.work.Add(1)
+	go e.load(l, now.Add(dueSoon), limit)
+	return time.Time{}
+}
+
+// load reads for refill.
+func (e *Engine) load(l *lane, before time.Time, limit int) {
+	defer e.work.Done()
+	e.beginRead()
+	records, err := e.journal.Due(e.ctx, l.backend.Pool, l.backend.ID, before, limit)
+	e.mu.Lock()
+	defer e.unlock()
+	defer e.endRead()
+	l.loading = false
+	now := time.Now()
+	brought := 0
+	for i := range records {
+		w, isNew := e.bring(&records[i], l.backend.ID, now)
+		if isNew {
+			brought++
+		}
+		if w != nil {
+			e.letGo(w, l.backend.ID, now) // the journal found it to be first in its key
+		}
+	}
+	switch {
+	case err != nil:
+		l.outsideDue = now.Add(again)
+	case brought > 0 || len(records) == limit:
+		l.poll, l.outsideDue = 0, now
+	default:
+		l.poll = min(max(2*l.poll, dueSoon), maxPoll)
+		l.outsideDue = now.Add(l.poll)
+	}
+	e.pump(l, now)
+}
+
+// beginRead and endRead stand around a read of records from the journal: what
+// leaves memory meanwhile may have been read as it was before.
+func (e *Engine) beginRead() {
+	e.mu.Lock()
+	e.reads++
+	e.mu.Unlock()
+}
+
+// endRead is called under the lock, when what was read has been looked at.
+func (e *Engine) endRead() {
+	if e.reads--; e.reads == 0 {
+		clear(e.left)
+	}
+}
+
+// bring returns the write that a pending record from the journal stands for,
+// and takes it into memory if it is outside, which isNew reports. It returns
+// nil when the record is of no use. What has to wait for its turn in its key
+// asks for it, but at the backend head.
+func (e *Engine) bring(r *Record, head string, now time.Time) (w *write, isNew bool) {
+	if w := e.writes[r.ID]; w != nil {
+		return w, false
+	}
+	if e.stopping || e.admitting[r.ID] {
+		return nil, false
+	}
+	if e.left[r.ID] {
+		// As it was read it is out of date. If it is outside now, whoever put
+		// it there has noted when it is due.
+		return nil, false
+	}
+	w = e.revive(r)
+	e.outside--
+	for _, d := range w.deliveries {
+		if s := w.verdict.deliveries[d.i]; s.State == DeliveryPending || s.State == DeliveryHeld || s.Reason == ReasonDamaged {
+			d.lane.outside = max(0, d.lane.outside-1)
+		}
+	}
+	e.enter(w, now)
+	if w.chain != nil {
+		w.chain.partial = true // others of its key may be outside
+	}
+	if r.State != WritePending { // the journal found it damaged, and parked it
+		for i, s := range w.verdict.deliveries {
+			if s.Reason == ReasonDamaged {
+				w.pending++ // as which it was counted
+				w.parked--
+				w.verdict.moves = append(w.verdict.moves, move{i, ReasonDamaged})
+			}
+		}
+	}
+	for _, d := range w.deliveries {
+		s := w.verdict.deliveries[d.i]
+		switch {
+		case s.State != DeliveryPending && s.State != DeliveryHeld:
+		case memberOf(w.plan, s.Backend) == nil:
+			w.verdict.drop(d.i, DeliveryCancelled, ReasonRemoved)
+		case s.State == DeliveryPending:
+			e.queue(d, now, s.Backend == head)
+		}
+	}
+	if len(w.verdict.moves) > 0 {
+		eff := e.apply(w, -1, now)
+		e.work.Add(1)
+		go func() {
+			defer e.work.Done()
+			e.follow(w, eff)
+		}()
+	}
+	if w.gone {
+		return nil, true
+	}
+	return w, true
+}
+
+// revive returns the write that r stands for.
+func (e *Engine) revive(r *Record) *write {
+	w := &write{
+		plan: e.planOf(r), record: *r, size: r.Write.Size(), request: requestOf(r),
+		out: make([]bool, len(r.Deliveries)), ready: make(chan struct{}), told: true,
+	}
+	w.expires = r.Clock.Add(w.plan.MaxAge)
+	w.verdict = newVerdict(w.plan, append([]Delivery(nil), r.Deliveries...))
+	w.deliveries = make([]*delivery, len(r.Deliveries))
+	for i := range w.verdict.deliveries {
+		s := &w.verdict.deliveries[i]
+		if s.State == DeliveryPending && r.Seq <= e.before {
+			s.Unknown = true // nobody knows whether an attempt was under way when the process ended
+		}
+		b := memberOf(w.plan, s.Backend)
+		if b == nil {
+			b = &backend.Backend{Pool: r.Pool, ID: s.Backend}
+		}
+		w.deliveries[i] = &delivery{write: w, i: i, backend: b, lane: e.lane(b)}
+	}
+	w.pending, w.parked = w.counts()
+	return w
+}
+
+// enter takes w into memory.
+func (e *Engine) enter(w *write, now time.Time) {
+	e.writes[w.record.ID] = w
+	e.enchain(w)
+	if w.plan.MaxAge > 0 {
+		e.expiry.push(w)
+		e.armExpiry(now)
+	}
+}
+
+// leave takes w out of memory: it is settled, or kept outside. With unsettled
+// the journal still has something of it that others of its key wait for.
+func (e *Engine) leave(w *write, unsettled bool) {
+	w.gone = true
+	delete(e.writes, w.record.ID)
+	e.expiry.remove(w)
+	e.unchain(w, unsettled)
+	if e.reads > 0 {
+		e.left[w.record.ID] = true
+	}
+}
+
+// queue schedules a pending delivery that has just come into memory: at once,
+// or when its turn in its key comes. With first that is now.
+func (e *Engine) queue(d *delivery, now time.Time, first bool) {
+	w := d.write
+	s := &w.verdict.deliveries[d.i]
+	if latest := now.Add(w.plan.Backoff.Cap + w.plan.Backoff.Jitter); s.Next.After(latest) {
+		s.Next = latest // the clock was set back, or the plan's cap is lower now
+	}
+	switch after := w.plan.Pool.LaggingAfter(); {
+	case s.Attempts > 0:
+		d.since, d.hasFailed = now, true
+	case after > 0:
+		d.since = w.record.Created.Add(after)
+	}
+	d.lane.lag.watch(d)
+	d.blocked = w.chain != nil
+	if d.blocked {
+		if !first {
+			e.advance(w, s.Backend, now)
+		}
+		return
+	}
+	d.lane.add(d, s.Next)
+}
+
+// shed puts w outside if memory is short and nothing of it is at work.
+func (e *Engine) shed(w *write) {
+	if e.window == 0 || len(e.writes) <= e.window || w.gone || w.waiting || w.reporting > 0 || e.stopping {
+		return
+	}
+	for _, d := range w.deliveries {
+		if first, ok := d.lane.waiting.min(); w.verdict.running[d.i] || ok && first == d {
+			return // the oldest stays: it is the one that tries at a backend that cannot be reached
+		}
+	}
+	for _, d := range w.deliveries {
+		s := w.verdict.deliveries[d.i]
+		if s.State != DeliveryPending && s.State != DeliveryHeld {
+			continue
+		}
+		d.lane.remove(d)
+		d.lane.lag.drop(d)
+		d.lane.keepOutside(s.Next)
+	}
+	e.outside++
+	e.leave(w, true)
+}
