@@ -263,11 +263,12 @@ func TestFanoutNeedsTheToken(t *testing.T) {
 func TestControlCharactersInWritesAreVisible(t *testing.T) {
 	clean(t)
 	at := serveWorld(t, &world{writes: writes{taken: []admin.Fanout{{
-		ID: "A", Path: "/\x1b[2J", Method: "P\x07", RequestID: "\r", Deliveries: admin.List[admin.Delivery]{{Backend: "b\n", Error: "\u009b"}},
+		Seq: 1, ID: "A", Path: "/\x1b[2J", Method: "P\x07", RequestID: "\r", Deliveries: admin.List[admin.Delivery]{{Backend: "b\n", Error: "\u009b"}},
 	}}}}, "")
 	for _, args := range []string{"list", "show A", "show A -o json", "list -o json"} {
 		stdout, failure := lb(t, append(strings.Fields("fanout "+args), "--admin", at)...)
 		require.Empty(t, failure)
+		require.Contains(t, stdout, `\u001b[2J`, args)
 		for _, r := range strings.ReplaceAll(stdout, "\n", "") {
 			require.False(t, r < ' ' || r > '~', "%s: %q", args, stdout)
 		}

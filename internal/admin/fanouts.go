@@ -22,9 +22,9 @@ type Fanouts interface {
 	// ShowFanout returns one write.
 	ShowFanout(ctx context.Context, id string) (Fanout, error)
 	// RetryDelivery has a parked delivery tried again, and SkipDelivery leaves
-	// out one that is not settled, or parked; both return the write as it is
+	// out one that is pending, held or parked; both return the write as it is
 	// then. DeliverySettled says that the delivery is not where that can be
-	// done to it: then, and after any other error, it is as it was.
+	// done to it. After StorageUnavailable the detail says what is known.
 	RetryDelivery(ctx context.Context, c DeliveryChange) (Fanout, error)
 	SkipDelivery(ctx context.Context, c DeliveryChange) (Fanout, error)
 }
@@ -77,7 +77,8 @@ type Delivery struct {
 	Address string `json:"address"`
 	// State is pending, held, done, parked, skipped or cancelled.
 	State string `json:"state"`
-	// Reason says why it is parked or cancelled; empty in any other state.
+	// Reason says why it is parked, skipped or cancelled; empty in any other
+	// state.
 	Reason string `json:"reason"`
 	// Attempts counts those that failed to connect too.
 	Attempts int `json:"attempts"`
@@ -149,7 +150,7 @@ func filterOf(r *http.Request) (FanoutFilter, error) {
 	if e != nil {
 		return f, e
 	}
-	f.After, f.Limit = uint64(after), int(limit)
+	f.After, f.Limit = uint64(max(0, after)), int(limit)
 	return f, nil
 }
 

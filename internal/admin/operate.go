@@ -132,10 +132,11 @@ func (h *Handler) wanted(r *http.Request, to Word) (Change, *outcome.Error) {
 // order reads what every request that changes something has: its parameters,
 // no body, and who asks.
 func (h *Handler) order(r *http.Request, known ...string) (params map[string]string, by string, e *outcome.Error) {
-	if params, e = parameters(r, known...); e != nil {
+	params, e = parameters(r, known...)
+	if e != nil {
 		return nil, "", e
 	}
-	if e = bodiless(r); e != nil {
+	if e := bodiless(r); e != nil {
 		return nil, "", e
 	}
 	by, e = h.by(r)

@@ -113,7 +113,22 @@ func plan(name string, c *config.Fanout, p members) *fanout.Plan {
 		Backoff:     fanout.Backoff{Base: c.Backoff.Base.D(), Cap: c.Backoff.Cap.D(), Jitter: c.Backoff.Jitter.D()},
 		MaxAttempts: c.Backoff.MaxAttempts, MaxAge: c.Backoff.MaxAge.D(),
 		MaxBody: int64(c.MaxBody), MaxPending: c.MaxPending, MaxPendingBytes: int64(c.MaxPendingBytes),
+		OrderBy: orderBy(c.OrderBy),
 	}
+}
+
+func orderBy(c config.OrderBy) fanout.OrderBy {
+	switch {
+	case c.Field != nil:
+		return fanout.OrderBy{Kind: fanout.OrderField, Name: *c.Field}
+	case c.Header != nil:
+		return fanout.OrderBy{Kind: fanout.OrderHeader, Name: *c.Header}
+	case c.JSON != nil:
+		return fanout.OrderBy{Kind: fanout.OrderJSON, Name: *c.JSON}
+	case c.PathSegment != nil:
+		return fanout.OrderBy{Kind: fanout.OrderPathSegment, Segment: *c.PathSegment}
+	}
+	return fanout.OrderBy{}
 }
 
 // keptPlan returns the plan for a write that the journal has kept: its route's;

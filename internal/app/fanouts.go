@@ -73,7 +73,7 @@ type deliveryVerb struct {
 }
 
 var (
-	retry = deliveryVerb{"retry", []fanout.DeliveryState{fanout.DeliveryParked}, "only a parked one can be retried"}
+	retry = deliveryVerb{"retry", []fanout.DeliveryState{fanout.DeliveryParked}, "only a parked delivery can be retried"}
 	skip  = deliveryVerb{"skip", []fanout.DeliveryState{fanout.DeliveryPending, fanout.DeliveryHeld, fanout.DeliveryParked},
 		"only one that is pending, held or parked can be skipped"}
 )
@@ -113,8 +113,8 @@ func (f fanouts) find(ctx context.Context, id string) (fanout.Record, error) {
 }
 
 // change does to a delivery what the verb says. It is recorded before it takes
-// effect, as every change: what can be refused before is, and what is refused
-// after all gets a record that says so.
+// effect, as every change: what can be refused before is, and what fails after
+// all gets a record that says so.
 func (f fanouts) change(ctx context.Context, verb deliveryVerb, c admin.DeliveryChange) (admin.Fanout, error) {
 	r, err := f.find(ctx, c.ID)
 	if err != nil {
@@ -142,8 +142,8 @@ func (f fanouts) change(ctx context.Context, verb deliveryVerb, c admin.Delivery
 		do = f.engine.Skip
 	}
 	if err := do(ctx, r.ID, was.Backend); err != nil {
-		record.At, record.Detail = time.Now(), "not done: "+err.Error()
-		return admin.Fanout{}, errors.Join(unreadable("nothing has changed", err), f.audit(ctx, record))
+		record.At, record.Detail = time.Now(), "failed: "+err.Error()
+		return admin.Fanout{}, errors.Join(err, f.audit(ctx, record))
 	}
 	now, err := f.show(ctx, r.ID)
 	if err != nil {
@@ -166,7 +166,7 @@ func changeable(r fanout.Record, backend string, verb deliveryVerb) (fanout.Deli
 	open := r.State == fanout.WritePending || r.State == fanout.WriteParked
 	if !open || !slices.Contains(verb.from, d.State) {
 		return d, &outcome.Error{Code: outcome.DeliverySettled,
-			Detail: fmt.Sprintf("the fan-out is %s and its delivery to %q %s; %s", r.State, backend, d.State, verb.only)}
+			Detail: fmt.Sprintf("the write is %s, and its delivery to %q is %s: %s", r.State, backend, d.State, verb.only)}
 	}
 	return d, nil
 }
@@ -198,12 +198,12 @@ func (f fanouts) view(r fanout.Record) admin.Fanout {
 // shown returns t as people and scripts get it: UTC, whole milliseconds.
 func shown(t time.Time) time.Time { return t.UTC().Truncate(time.Millisecond) }
 
-// unreadable returns err as admin.Fanouts wants it.
+// unreadable returns an error of a read as admin.Fanouts wants it.
 func unreadable(what string, err error) error {
-	if errors.Is(err, store.ErrUnavailable) && !errors.As(err, new(*outcome.Error)) {
-		return &outcome.Error{Code: outcome.StorageUnavailable, Detail: what + "; the log tells more", Err: err}
+	if errors.As(err, new(*outcome.Error)) || !errors.Is(err, store.ErrUnavailable) {
+		return err
 	}
-	return err
+	return &outcome.Error{Code: outcome.StorageUnavailable, Detail: what + "; the log tells more", Err: err}
 }
 
 // withAges returns the samples with how old the oldest write of each pool is.

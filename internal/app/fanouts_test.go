@@ -147,11 +147,11 @@ func TestWhatCannotBeDone(t *testing.T) {
 	}{
 		{retry, "other", "parked", fanout.WriteParked, outcome.FanoutNotFound, `no fan-out "other"`},
 		{retry, "ID", "other", fanout.WriteParked, outcome.FanoutNotFound, `no delivery to "other"`},
-		{retry, "ID", "done", fanout.WriteParked, outcome.DeliverySettled, `"done" done; only a parked one can be retried`},
-		{retry, "ID", "pending", fanout.WriteParked, outcome.DeliverySettled, "only a parked one"},
-		{retry, "ID", "held", fanout.WriteParked, outcome.DeliverySettled, "only a parked one"},
-		{retry, "ID", "skipped", fanout.WriteParked, outcome.DeliverySettled, "only a parked one"},
-		{retry, "ID", "gone", fanout.WriteParked, outcome.DeliverySettled, "only a parked one"},
+		{retry, "ID", "done", fanout.WriteParked, outcome.DeliverySettled, `the write is parked, and its delivery to "done" is done: only a parked delivery can be retried`},
+		{retry, "ID", "pending", fanout.WriteParked, outcome.DeliverySettled, "only a parked delivery"},
+		{retry, "ID", "held", fanout.WriteParked, outcome.DeliverySettled, "only a parked delivery"},
+		{retry, "ID", "skipped", fanout.WriteParked, outcome.DeliverySettled, "only a parked delivery"},
+		{retry, "ID", "gone", fanout.WriteParked, outcome.DeliverySettled, "only a parked delivery"},
 		{skip, "ID", "done", fanout.WriteParked, outcome.DeliverySettled, "pending, held or parked can be skipped"},
 		{skip, "ID", "skipped", fanout.WriteParked, outcome.DeliverySettled, "can be skipped"},
 		{skip, "ID", "gone", fanout.WriteParked, outcome.DeliverySettled, "can be skipped"},
@@ -169,7 +169,7 @@ func TestWhatCannotBeDone(t *testing.T) {
 	}
 }
 
-func TestWhatTheEngineRefusesIsOnRecordAsNotDone(t *testing.T) {
+func TestWhatTheEngineRefusesIsOnRecordAsFailed(t *testing.T) {
 	d := newDesk()
 	d.doErr = &outcome.Error{Code: outcome.DeliverySettled, Detail: "done by now"}
 	_, err := d.fanouts().change(t.Context(), skip, admin.DeliveryChange{ID: "ID", Backend: "pending", By: "alice"})
@@ -177,13 +177,13 @@ func TestWhatTheEngineRefusesIsOnRecordAsNotDone(t *testing.T) {
 	require.Equal(t, []string{
 		"audit alice: skip fanout/ID/users/pending, was pending, generation 3",
 		"skip ID pending",
-		"audit alice: skip fanout/ID/users/pending, not done: delivery_settled: done by now, generation 3",
+		"audit alice: skip fanout/ID/users/pending, failed: delivery_settled: done by now, generation 3",
 	}, d.happened)
 }
 
 func TestStorageThatFailsUnderAnOperator(t *testing.T) {
 	broken := fmt.Errorf("the store is %w: no space", store.ErrUnavailable)
-	own := &outcome.Error{Code: outcome.StorageUnavailable, Detail: "the journal says why"}
+	own := &outcome.Error{Code: outcome.StorageUnavailable, Detail: "the journal says why", Err: broken}
 	for name, c := range map[string]struct {
 		set  func(d *desk)
 		say  string
@@ -191,8 +191,8 @@ func TestStorageThatFailsUnderAnOperator(t *testing.T) {
 	}{
 		"nothing can be read":      {func(d *desk) { d.findErr = broken }, "cannot be read", false},
 		"nothing can be recorded":  {func(d *desk) { d.auditErr = broken }, "nothing has changed", false},
-		"the journal takes none":   {func(d *desk) { d.doErr = broken }, "nothing has changed", true},
-		"and says so itself":       {func(d *desk) { d.doErr = own }, "the journal says why", true},
+		"the journal takes none":   {func(d *desk) { d.doErr = own }, "the journal says why", true},
+		"and gives none":           {func(d *desk) { d.findErr = own }, "the journal says why", false},
 		"it cannot be read after":  {func(d *desk) { d.unreadableAfter = broken }, "it is done", true},
 		"and both fail, in a race": {func(d *desk) { d.doErr, d.unreadableAfter = own, broken }, "the journal says why", true},
 	} {
@@ -206,14 +206,16 @@ func TestStorageThatFailsUnderAnOperator(t *testing.T) {
 		require.Equal(t, c.done, len(d.happened) > 1, "%s: %q", name, d.happened)
 	}
 	d := newDesk()
-	d.findErr = broken
 	for _, read := range []func() error{
 		func() error { _, err := d.fanouts().list(t.Context(), admin.FanoutFilter{}); return err },
 		func() error { _, err := d.fanouts().show(t.Context(), "ID"); return err },
 	} {
 		var e *outcome.Error
+		d.findErr = broken
 		require.ErrorAs(t, read(), &e)
 		require.Equal(t, outcome.StorageUnavailable, e.Code)
+		d.findErr = context.Canceled
+		require.Equal(t, context.Canceled, read(), "the storage is not to blame for a client that left")
 	}
 }
 

@@ -280,6 +280,9 @@ type Fanout struct {
 	// AttemptTimeout bounds one attempt from dial to the response's end.
 	AttemptTimeout Duration `yaml:"attempt_timeout"`
 	Backoff        Backoff  `yaml:"backoff"`
+	// OrderBy says which writes succeed on each backend in the order in which
+	// they came.
+	OrderBy OrderBy `yaml:"order_by"`
 	// MaxBody is the largest request body, in bytes.
 	MaxBody Size `yaml:"max_body"`
 	// MaxPending is how many writes of the route may be unsettled at once.
@@ -287,6 +290,23 @@ type Fanout struct {
 	// MaxPendingBytes is how many bytes of bodies and fields they may hold.
 	MaxPendingBytes Size `yaml:"max_pending_bytes"`
 }
+
+// OrderBy says what of a request orders its write: the writes with the same
+// value there, to the same pool, have one order. Exactly one is not nil, or none
+// if nothing is ordered. In the file it is OrderNone, or a mapping with one key.
+type OrderBy struct {
+	// Field is the name of a field in a form, or at the top of a JSON object.
+	Field *string `yaml:"field,omitempty"`
+	// Header is the name of a header field.
+	Header *string `yaml:"header,omitempty"`
+	// JSON is a pointer into a JSON body (RFC 6901), such as /user/id.
+	JSON *string `yaml:"json,omitempty"`
+	// PathSegment is the number of a segment of the path, from 1.
+	PathSegment *int `yaml:"path_segment,omitempty"`
+}
+
+// OrderNone is how a file says that nothing is ordered.
+const OrderNone = "none"
 
 // Backoff shapes the waits between the attempts of one delivery: before retry
 // k = 0, 1, … min(Base·2^k, Cap) + U[0, Jitter].
@@ -329,6 +349,10 @@ type Storage struct {
 	// Path is the database's file; a relative one is below the working
 	// directory. Empty: nothing outlives the process.
 	Path string `yaml:"path"`
+	// KeyEnv names the environment variable that holds the key, as ParseKey
+	// reads it, under which the stored requests are encrypted. Empty: they are
+	// not.
+	KeyEnv string `yaml:"key_env"`
 }
 
 // Shutdown shapes the stop.

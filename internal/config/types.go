@@ -155,6 +155,18 @@ func (p *Policy) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// UnmarshalText reads the word that stands for no order.
+func (o *OrderBy) UnmarshalText(text []byte) error {
+	if string(text) != OrderNone {
+		return fmt.Errorf("no order %s; write %s", Quote(string(text)), orderForms)
+	}
+	*o = OrderBy{}
+	return nil
+}
+
+// orderForms is what may be written for an OrderBy.
+const orderForms = "none, or one of { field: username }, { header: X-User }, { json: /user/id }, { path_segment: 2 }"
+
 var bareNumber = regexp.MustCompile(`^-?[0-9]+(\.[0-9]+)?$`)
 
 // show writes a user's text for a message: a number bare, anything else quoted.

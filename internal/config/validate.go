@@ -186,26 +186,46 @@ func (v *validator) admin() {
 	v.secret("admin.token_env", a.TokenEnv)
 }
 
-// secret judges the name of a variable that holds a secret. A text that cannot
-// be a name may be the secret itself, so it is not repeated.
-func (v *validator) secret(path, name string) {
+// secret judges the name of a variable that holds a secret, and returns what it
+// holds; empty if there was a problem. A text that cannot be a name may be the
+// secret itself, so it is not repeated.
+func (v *validator) secret(path, name string) (value string) {
 	if name == "" {
-		return
+		return ""
 	}
 	if !only(name, strings.ReplaceAll(nameBytes, "-", "")) || digits(name[:1]) {
 		v.fail(path, "write the variable's name, not the secret", "is not the name of an environment variable")
-		return
+		return ""
 	}
-	switch value, set := v.env(name); {
+	value, set := v.env(name)
+	switch {
 	case !set:
 		v.fail(path, "set it, or take "+path+" out", "the environment variable %s is not set", name)
 	case strings.TrimSpace(value) == "":
 		v.fail(path, "set it, or take "+path+" out", "the environment variable %s is empty", name)
+	default:
+		return value
+	}
+	return ""
+}
+
+// key judges the key of the storage.
+func (v *validator) key(at string, s Storage) {
+	if s.KeyEnv != "" && s.Path == "" {
+		v.warn(at, "write storage.path, or take "+at+" out", "nothing is encrypted, because nothing is stored")
+	}
+	value := v.secret(at, s.KeyEnv)
+	if value == "" {
+		return
+	}
+	if _, err := ParseKey(value); err != nil {
+		v.fail(at, "set it to what openssl rand -hex 32 writes", "the environment variable %s %s", s.KeyEnv, err)
 	}
 }
 
 func (v *validator) rest() {
 	v.storage("storage.path", v.config.Storage.Path)
+	v.key("storage.key_env", v.config.Storage)
 	v.notNegative("shutdown.readiness", v.config.Shutdown.Readiness)
 	v.notNegative("shutdown.drain", v.config.Shutdown.Drain)
 	l := v.config.Log

@@ -28,6 +28,7 @@ func (v *validator) routes() {
 		if r.Fanout != nil {
 			v.fanout(at+".fanout", r.Fanout)
 			v.fanoutMethods(at+".match.methods", r.Match.Methods)
+			v.segments(at+".fanout.order_by.path_segment", r.Fanout.OrderBy.PathSegment, r.Match.Path)
 		}
 		if r.Respond != nil {
 			v.respond(at+".respond", r.Respond)
@@ -186,12 +187,75 @@ func (v *validator) fanout(at string, f *Fanout) {
 	if f.Backoff.Cap > 0 && f.Backoff.Base > f.Backoff.Cap {
 		v.fail(at+".backoff.base", "", "must not be more than cap, which is %s, and is %s", f.Backoff.Cap, f.Backoff.Base)
 	}
+	v.orderBy(at+".order_by", f.OrderBy)
 	v.least(at+".backoff.max_attempts", f.Backoff.MaxAttempts, 1)
 	v.positiveSize(at+".max_body", f.MaxBody)
 	v.least(at+".max_pending", f.MaxPending, 1)
 	v.positiveSize(at+".max_pending_bytes", f.MaxPendingBytes)
 	if f.MaxPendingBytes > 0 && f.MaxBody > f.MaxPendingBytes {
 		v.fail(at+".max_body", "", "must not be more than max_pending_bytes, which is %s, and is %s", f.MaxPendingBytes, f.MaxBody)
+	}
+}
+
+// orderBy judges what of a request orders its write.
+func (v *validator) orderBy(at string, o OrderBy) {
+	var keys []string
+	if o.Field != nil {
+		keys = append(keys, "field")
+		if *o.Field == "" {
+			v.fail(at+".field", "write the name of a field of the body, such as username", "is empty")
+		}
+	}
+	if o.Header != nil {
+		keys = append(keys, "header")
+		v.orderHeader(at+".header", *o.Header)
+	}
+	if o.JSON != nil {
+		keys = append(keys, "json")
+		v.pointer(at+".json", *o.JSON)
+	}
+	if o.PathSegment != nil {
+		keys = append(keys, "path_segment")
+		v.least(at+".path_segment", *o.PathSegment, 1)
+	}
+	if len(keys) > 1 {
+		v.fail(at, "writes are ordered by exactly one thing", "has %s", strings.Join(keys, " and "))
+	}
+}
+
+func (v *validator) orderHeader(at, name string) {
+	lower := strings.ToLower(name)
+	switch {
+	case name == "":
+		v.fail(at, "write the name of a header field, such as X-User", "is empty")
+	case !only(name, methodBytes): // a token, as a method is
+		v.fail(at, "write one such as X-User", "%s is not the name of a header field", Quote(name))
+	case slices.Contains(ownFields, lower) || lower == "host":
+		v.fail(at, "write one that tells whose write it is, such as X-User", "%s says how a request is carried, not what it is about", name)
+	case lower == "idempotency-key" || lower == "x-request-id":
+		v.fail(at, "write one that tells whose write it is, such as X-User", "%s is another for each write, and would order none", name)
+	}
+}
+
+// segments judges that a path that has no other form has the n-th segment.
+func (v *validator) segments(at string, n *int, path string) {
+	if has := strings.Count(path, "/"); n != nil && path != "" && *n > has {
+		v.fail(at, fmt.Sprintf("write %d or less, or match a path_prefix", has), "match.path has no segment %d: every write would be refused", *n)
+	}
+}
+
+// badEscape is a tilde that stands neither for itself nor for a slash.
+var badEscape = regexp.MustCompile(`~([^01]|$)`)
+
+// pointer judges a JSON pointer (RFC 6901).
+func (v *validator) pointer(at, pointer string) {
+	switch {
+	case pointer == "":
+		v.fail(at, "write a JSON pointer such as /user/id", "is empty")
+	case pointer[0] != '/':
+		v.fail(at, fmt.Sprintf("write %s", Quote("/"+pointer)), "%s does not begin with /", Quote(pointer))
+	case badEscape.MatchString(pointer):
+		v.fail(at, "write ~ itself as ~0, and / within a name as ~1", "%s has a ~ that begins no escape", Quote(pointer))
 	}
 }
 

@@ -133,7 +133,7 @@ func (j *judgement) lost() {
 		all := has == len(j.Finals)
 		switch {
 		case w.End == endApplied && !all, w.End == endAccepted && !all && (has > 0 || !j.turnedDown(i)):
-			j.complain("I1 lost", "%v is at %d of %d backends; the last seen of it: %+v", w, has, len(j.Finals), last(j.seen[i]))
+			j.complain("I1 lost", "%v is at %d of %d backends, and was seen last %s", w, has, len(j.Finals), last(j.seen[i]))
 		case w.End == endRefused && has > 0:
 			j.complain("I5 torn", "%v was refused, and is at %d backends", w, has)
 		case has > 0 && !all:
@@ -153,11 +153,12 @@ func (j *judgement) turnedDown(write int) bool {
 	return false
 }
 
-func last(all []sighting) sighting {
+func last(all []sighting) string {
 	if len(all) == 0 {
-		return sighting{}
+		return "never"
 	}
-	return all[len(all)-1]
+	s := all[len(all)-1]
+	return fmt.Sprintf("at %d by backend %d, in life %d of lb, as fan-out %s, status %d", s.At, s.Backend, s.Life, s.FanoutID, s.Status)
 }
 
 // identities: a write is one fan-out and goes out under one key.

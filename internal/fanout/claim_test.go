@@ -53,7 +53,7 @@ func TestDigest(t *testing.T) {
 	seen := make(map[Key][]string)
 	for _, parts := range [][]string{
 		{"order", "ab", "c"}, {"order", "a", "bc"}, {"order", "abc"}, {"order", "abc", ""}, {"order", "", "abc"}, {"claim", "ab", "c"},
-		{"order", "2:ab1:c"}, {"order"}, {"order", "a\x00b"}, {"order", "a", "b"}, {"", "order"},
+		{"order", "2:ab1:c"}, {"order"}, {"order", "a\x00b"}, {"order", "a0:b"}, {"order", "a", "b"}, {"", "order"},
 	} {
 		key := digest(parts[0], parts[1:]...)
 		require.Nil(t, seen[key], "%q and %q", seen[key], parts)

@@ -267,7 +267,7 @@ func FuzzOrderKey(f *testing.F) {
 				require.Equal(t, err, errAgain)
 				require.Equal(t, err == nil, key != Key{})
 				if err != nil {
-					requireBadRequest(t, err)
+					_ = requireBadRequest(t, err)
 				}
 			}
 		}

@@ -259,6 +259,9 @@ func (d *decoder) mapping(path string, line int, n *yaml.Node, v reflect.Value) 
 		given[e.key] = true
 		d.value(at, e.line, e.value, v.Field(i))
 	})
+	if v.Type() == reflect.TypeFor[config.OrderBy]() && len(given)+len(meant) == 0 {
+		d.fail(path, line, "write none if that is meant", "expects %s, not an empty mapping", expected(v.Type()))
+	}
 	delete(meant, "")
 	for key := range meant {
 		if !given[key] {
@@ -284,7 +287,7 @@ func (d *decoder) words(path string, line int, n *yaml.Node, v reflect.Value) {
 // perhaps meant to be another, which it returns.
 func (d *decoder) unknown(path, at string, e entry, fields []field) (meant string) {
 	if slices.Contains(planned[place(path)], e.key) {
-		d.fail(at, e.line, plannedNotes[place(at)], "%s is not supported yet", e.key)
+		d.fail(at, e.line, "", "%s is not supported yet", e.key)
 		return ""
 	}
 	known := make([]string, len(fields))

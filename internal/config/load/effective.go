@@ -47,6 +47,9 @@ func nodeOf(v reflect.Value) (*yaml.Node, error) {
 	case reflect.Pointer:
 		return nodeOf(v.Elem())
 	case reflect.Struct:
+		if v.Type() == reflect.TypeFor[config.OrderBy]() && v.IsZero() {
+			return textNode(config.OrderNone), nil
+		}
 		return mappingNode(v)
 	case reflect.Map:
 		return wordsNode(v), nil

@@ -19,6 +19,7 @@ func TestScalars(t *testing.T) {
 		"admin.token_env LB_ADMIN_TOKEN_ENV",
 		"metrics.address LB_METRICS_ADDRESS",
 		"storage.path LB_STORAGE_PATH",
+		"storage.key_env LB_STORAGE_KEY_ENV",
 		"shutdown.readiness LB_SHUTDOWN_READINESS",
 		"shutdown.drain LB_SHUTDOWN_DRAIN",
 		"log.level LB_LOG_LEVEL",
@@ -92,7 +93,7 @@ func TestBadOverrides(t *testing.T) {
 		"admin.address":        "nowhere",
 	}})
 	require.EqualError(t, err, `admin.adress (command line): cannot be overridden; did you mean "admin.address"?
-listeners[0].address (command line): cannot be overridden; there are admin.address, admin.token_env, metrics.address, storage.path, shutdown.readiness, shutdown.drain, log.level, log.format, log.access.enabled, log.access.sample
+listeners[0].address (command line): cannot be overridden; there are admin.address, admin.token_env, metrics.address, storage.path, storage.key_env, shutdown.readiness, shutdown.drain, log.level, log.format, log.access.enabled, log.access.sample
 shutdown.drain (LB_SHUTDOWN_DRAIN): expects a duration such as 250ms, not 30
 log.format (LB_LOG_FORMAT): expects text, not "\xff"
 log.access.enabled (LB_LOG_ACCESS_ENABLED): expects true or false, not "maybe"

@@ -18,18 +18,10 @@ var planned = map[string][]string{
 		"priority", "headers", "cors",
 		"tls", "sticky", "split", "mirror", "rate_limit", "redirect", "rewrite", "canary",
 	},
-	"routes[].match":  {"path_regexp", "headers", "query", "cookies", "client_ips"},
-	"routes[].proxy":  {"sticky", "split", "mirror", "rewrite", "canary"},
-	"routes[].fanout": {"order_by"},
-	"admin":           {"tls"},
-	"metrics":         {"tls"},
-	"storage":         {"key_env"},
-}
-
-// plannedNotes say what holds meanwhile.
-var plannedNotes = map[string]string{
-	"storage.key_env":          "only its owner can read the file in this version",
-	"routes[].fanout.order_by": "writes are not ordered in this version",
+	"routes[].match": {"path_regexp", "headers", "query", "cookies", "client_ips"},
+	"routes[].proxy": {"sticky", "split", "mirror", "rewrite", "canary"},
+	"admin":          {"tls"},
+	"metrics":        {"tls"},
 }
 
 var listIndex = regexp.MustCompile(`\[[0-9]+\]`)

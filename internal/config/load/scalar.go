@@ -89,6 +89,8 @@ func expected(t reflect.Type) string {
 		return "a size such as 64KiB"
 	case reflect.TypeFor[config.Policy]():
 		return "a policy's name"
+	case reflect.TypeFor[config.OrderBy]():
+		return "none, or what writes are ordered by, such as { field: username }"
 	}
 	switch t.Kind() {
 	case reflect.Slice:
@@ -152,6 +154,15 @@ func fits(text string, t reflect.Type) bool {
 	return false
 }
 
+// isMapping reports whether a value of type t can only be written as a mapping.
+func isMapping(t reflect.Type) bool {
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	texty := reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]())
+	return t.Kind() == reflect.Map || t.Kind() == reflect.Struct && !texty
+}
+
 // null reports a key without a value.
 func (d *decoder) null(path string, line int, t reflect.Type) {
 	switch {
@@ -159,7 +170,7 @@ func (d *decoder) null(path string, line int, t reflect.Type) {
 		d.fail(path, line, "fill it in or take it out", "empty entry")
 	case t.Kind() == reflect.Slice:
 		d.fail(path, line, "write [] if that is meant", "empty list")
-	case t.Kind() == reflect.Map || t.Kind() == reflect.Pointer || t.Kind() == reflect.Struct && t != reflect.TypeFor[config.Policy]():
+	case isMapping(t):
 		d.fail(path, line, "write {} if that is meant", "empty mapping")
 	default:
 		d.fail(path, line, "write one or take the key out", "no value")
