@@ -34,6 +34,53 @@ var migrations = []string{
 		detail     TEXT NOT NULL,
 		generation INTEGER NOT NULL
 	) STRICT;`,
+	// The journal: journalrow.go says what the columns mean.
+	`CREATE TABLE meta (
+		name  TEXT PRIMARY KEY,
+		value BLOB NOT NULL
+	) STRICT, WITHOUT ROWID;
+	CREATE TABLE writes (
+		seq        INTEGER PRIMARY KEY,
+		id         TEXT NOT NULL UNIQUE,
+		route      TEXT NOT NULL,
+		pool       TEXT NOT NULL,
+		created    INTEGER NOT NULL,
+		clock      INTEGER NOT NULL,
+		state      TEXT NOT NULL,
+		settled_at INTEGER,
+		order_key  BLOB,
+		claim      BLOB,
+		size       INTEGER NOT NULL,
+		told       INTEGER NOT NULL,
+		head       BLOB NOT NULL,
+		reply      BLOB,
+		sum        INTEGER NOT NULL,
+		request    BLOB
+	) STRICT;
+	CREATE UNIQUE INDEX writes_claim ON writes (claim) WHERE claim IS NOT NULL;
+	CREATE INDEX writes_state ON writes (state, pool, seq, route, size);
+	CREATE INDEX writes_settled ON writes (settled_at) WHERE settled_at IS NOT NULL;
+	CREATE TABLE deliveries (
+		seq         INTEGER NOT NULL,
+		place       INTEGER NOT NULL,
+		pool        TEXT NOT NULL,
+		backend     TEXT NOT NULL,
+		order_key   BLOB,
+		turn        INTEGER NOT NULL,
+		state       TEXT NOT NULL,
+		reason      TEXT NOT NULL,
+		attempts    INTEGER NOT NULL,
+		reached     INTEGER NOT NULL,
+		unknown     INTEGER NOT NULL,
+		left_over   INTEGER NOT NULL,
+		last_status INTEGER NOT NULL,
+		next        INTEGER NOT NULL,
+		error       BLOB,
+		sum         INTEGER NOT NULL,
+		PRIMARY KEY (seq, place)
+	) STRICT, WITHOUT ROWID;
+	CREATE INDEX deliveries_turn ON deliveries (pool, backend, turn, next) WHERE turn > 0;
+	CREATE INDEX deliveries_order ON deliveries (pool, backend, order_key) WHERE turn > 0 AND order_key IS NOT NULL;`,
 }
 
 // Each with its reason in docs/adr/0005-sqlite-store.md.
@@ -41,7 +88,8 @@ const pragmas = `
 	PRAGMA locking_mode = EXCLUSIVE;
 	PRAGMA synchronous = FULL;
 	PRAGMA cell_size_check = ON;
-	PRAGMA temp_store = MEMORY;`
+	PRAGMA temp_store = MEMORY;
+	PRAGMA cache_spill = OFF;`
 
 // prepare sets the connection up, and marks a new file as a store.
 func prepare(c *sqlite3.Conn, onDisk bool) error {

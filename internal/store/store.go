@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/ncruces/go-sqlite3"
@@ -42,6 +43,9 @@ type Store struct {
 	turn   chan struct{} // holds one value; who takes it may use what follows
 	conn   *sqlite3.Conn // nil when closed
 	broken error         // why nothing is written any more
+	kept   map[string]*sqlite3.Stmt
+
+	journal atomic.Pointer[Journal]
 }
 
 // Open opens the store in the file at path, and creates it with mode 0600 if
@@ -92,6 +96,9 @@ func (s *Store) connect(name string) error {
 // Close ends the store and lets another process open the file. Calls that come
 // later get ErrUnavailable. A second Close does nothing.
 func (s *Store) Close() error {
+	if j := s.journal.Load(); j != nil {
+		j.Close()
+	}
 	if err := s.takeTurn(context.Background()); err != nil {
 		return err
 	}
@@ -102,6 +109,10 @@ func (s *Store) Close() error {
 // release gives up what open took. The lock goes last: before that the file is
 // still being written.
 func (s *Store) release() error {
+	for _, stmt := range s.kept {
+		_ = stmt.Close() // repeats the error of the last step
+	}
+	s.kept = nil
 	err := s.conn.Close()
 	s.conn = nil
 	if s.lock != nil {
@@ -145,16 +156,19 @@ func (s *Store) read(ctx context.Context, fn func(*sqlite3.Conn) error) error {
 // After any other failure, a full disk above all, the next write finds out
 // whether it is over.
 func (s *Store) write(ctx context.Context, fn func(*sqlite3.Conn) error) error {
-	return s.read(ctx, func(c *sqlite3.Conn) error {
-		if s.broken != nil {
-			return s.broken
-		}
-		err := transaction(c, fn)
-		if errors.Is(err, sqlite3.IOERR_FSYNC) || errors.Is(err, sqlite3.IOERR_DIR_FSYNC) {
-			s.broken = fmt.Errorf("nothing is written any more since a sync failed: check the disk and restart lb: %w", err)
-		}
-		return err
-	})
+	return s.read(ctx, func(c *sqlite3.Conn) error { return s.commit(c, fn) })
+}
+
+// commit is write for who has the turn.
+func (s *Store) commit(c *sqlite3.Conn, fn func(*sqlite3.Conn) error) error {
+	if s.broken != nil {
+		return s.broken
+	}
+	err := transaction(c, fn)
+	if errors.Is(err, sqlite3.IOERR_FSYNC) || errors.Is(err, sqlite3.IOERR_DIR_FSYNC) {
+		s.broken = fmt.Errorf("nothing is written any more since a sync failed: check the disk and restart lb: %w", err)
+	}
+	return err
 }
 
 // takeTurn waits until the connection is free.
