@@ -57,7 +57,7 @@ type App struct {
 	front    *front.Front
 	store    *store.Store
 
-	operating sync.Mutex // one operator's change at a time
+	operating chan struct{} // one operator's change at a time: full during one
 
 	servers []*server // in the order they were bound
 	ready   atomic.Bool
@@ -77,7 +77,10 @@ var ErrStorage = errors.New("cannot open the storage")
 // New opens the storage and compiles the configuration. It binds and starts
 // nothing. Whoever has no use for the App then calls Close.
 func New(ctx context.Context, o Options) (_ *App, err error) {
-	a := &App{config: o.Config, options: o, log: o.Logs.Main, metrics: metrics.New(o.Version, o.Commit)}
+	a := &App{
+		config: o.Config, options: o, log: o.Logs.Main, metrics: metrics.New(o.Version, o.Commit),
+		operating: make(chan struct{}, 1),
+	}
 	if a.store, err = store.Open(o.Config.Storage.Path); err != nil {
 		return nil, fmt.Errorf("%w (storage.path): %w", ErrStorage, err)
 	}
@@ -198,6 +201,8 @@ func smallServer(h http.Handler, l *log.Logger) *http.Server {
 		ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 75 * time.Second,
 		MaxHeaderBytes: 16 << 10,
 		ErrorLog:       l,
+		// OPTIONS * too is for the handler to refuse: net/http would answer 200.
+		DisableGeneralOptionsHandler: true,
 	}
 }
 
@@ -351,8 +356,12 @@ func (a *App) waitFor(limit time.Duration, done func() bool) {
 	}
 }
 
-// stateChanged logs and counts a backend's change of state, once.
+// stateChanged logs and counts a backend's change of state, once. What is found
+// out about a backend in maintenance shows when that ends.
 func (a *App) stateChanged(c pool.Change) {
+	if c.From.Admin == backend.Maintenance && c.To.Admin == backend.Maintenance && c.From.Sync == c.To.Sync {
+		return
+	}
 	word := c.To.Word()
 	if f := a.registry.backends[c.Backend]; word != c.From.Word() {
 		f.changes[slices.Index(backend.States, word)].Inc()

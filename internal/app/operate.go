@@ -22,8 +22,10 @@ var adminWords = map[admin.Word]backend.Admin{
 // SetAdmin carries out what an operator wants of a backend. It is kept before it
 // takes effect: what an operator was told survives a restart.
 func (a *App) SetAdmin(ctx context.Context, c admin.Change) (admin.Instance, error) {
-	a.operating.Lock()
-	defer a.operating.Unlock()
+	if err := a.takeTurn(ctx); err != nil {
+		return admin.Instance{}, unchanged(err)
+	}
+	defer func() { <-a.operating }()
 	p, b, err := a.find(c.Pool, c.ID)
 	if err != nil {
 		return admin.Instance{}, err
@@ -42,12 +44,33 @@ func (a *App) SetAdmin(ctx context.Context, c admin.Change) (admin.Instance, err
 		Detail: "was " + wordOf(was), Generation: a.decider.Snapshot().Generation,
 	})
 	if err != nil {
-		return admin.Instance{}, &outcome.Error{
-			Code: outcome.StorageUnavailable, Detail: "nothing has changed; the log tells more", Err: err,
-		}
+		return admin.Instance{}, unchanged(err)
 	}
 	a.setAdmin(p, b, word, fmt.Sprintf("%s, said by %s", c.To, c.By))
 	return a.instance(p, b), nil
+}
+
+// patience is how long an operator waits for the change of another. One takes
+// milliseconds; behind a disk that hangs, operators are better told than kept.
+const patience = 5 * time.Second
+
+// takeTurn waits until no other change is under way.
+func (a *App) takeTurn(ctx context.Context) error {
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case a.operating <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return fmt.Errorf("the change before has not come back for %v: check the disk", patience)
+	}
+}
+
+// unchanged says of a change that it could not be kept, and so was not made.
+func unchanged(err error) error {
+	return &outcome.Error{Code: outcome.StorageUnavailable, Detail: "nothing has changed; the log tells more", Err: err}
 }
 
 // setAdmin puts an operator's word into effect. Who comes out of maintenance is
@@ -55,6 +78,7 @@ func (a *App) SetAdmin(ctx context.Context, c admin.Change) (admin.Instance, err
 func (a *App) setAdmin(p *pool.Pool, b *backend.Backend, word backend.Admin, reason string) {
 	f := a.registry.backends[b]
 	if b.State().Admin == backend.Maintenance && f.loop != nil {
+		f.loop.Forget() // it may not have noticed the maintenance, if a probe hangs
 		p.SetHealth(b, f.initial, "not probed since its maintenance")
 	}
 	p.SetAdmin(b, word, reason)

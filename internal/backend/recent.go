@@ -12,6 +12,7 @@ type Recent struct {
 	slices [recentSlices]atomic.Uint64
 	row    atomic.Int64
 	width  atomic.Int64 // of a slice, in nanoseconds; 0 stands for the default
+	round  atomic.Uint32
 }
 
 // DefaultWindow is the window of a backend whose pool sets none.
@@ -100,6 +101,14 @@ func (r *Recent) Reset() {
 		r.slices[i].Store(0)
 	}
 }
+
+// Round numbers the times between two calls of NextRound, which begins one when
+// the backend goes out for answering badly: an attempt that began in an earlier
+// round tells how the backend was.
+func (r *Recent) Round() uint32 { return r.round.Load() }
+
+// NextRound begins a new round. Its only caller is the pool, under its lock.
+func (r *Recent) NextRound() { r.round.Add(1) }
 
 // when numbers the slices of time, from 1: an empty word is about none.
 func (r *Recent) when(now time.Time) uint64 {

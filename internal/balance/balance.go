@@ -17,6 +17,9 @@ type Query struct {
 	// Retry marks every pick after a request's first. It moves no rotation
 	// cursor, so retries do not disturb the order that other requests see.
 	Retry bool
+	// Answered marks a retry whose request has an answer at hand, though not a
+	// good one: not worth giving up for a backend that is kept away.
+	Answered bool
 	// Unlimited lets backends on trial take the request although their trials
 	// are given out: there is nobody else.
 	Unlimited bool
@@ -30,7 +33,8 @@ type Query struct {
 // Reset empties q for the next request.
 func (q *Query) Reset() {
 	clear(q.tried[:])
-	q.more, q.n, q.Retry, q.Unlimited, q.trial = nil, 0, false, false, 0
+	q.more, q.n, q.trial = nil, 0, 0
+	q.Retry, q.Answered, q.Unlimited = false, false, false
 }
 
 // Exclude keeps b out of the following picks of this request.

@@ -63,7 +63,7 @@ func (p *roundRobin) untried(q *Query, k uint64) uint64 {
 			continue
 		}
 		if k == 0 {
-			return uint64(i) //nolint:gosec // an index
+			return uint64(i)
 		}
 		k--
 	}

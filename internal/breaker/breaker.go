@@ -92,7 +92,7 @@ func (b *Breaker) Passed() (passed, of int) { return b.passed, b.settings.HalfOp
 func (b *Breaker) Trip(now time.Time) time.Duration {
 	again := b.state == HalfOpen || b.lasts > 0 && now.Sub(b.closed) < b.lasts
 	if again {
-		b.lasts = min(2*b.lasts, b.settings.MaxOpen)
+		b.lasts += min(b.lasts, b.settings.MaxOpen-b.lasts) // twice; years do not overflow
 	} else {
 		b.lasts = b.settings.Open
 	}

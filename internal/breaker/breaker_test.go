@@ -87,6 +87,16 @@ func TestPassedCountsAnewInEachHalfOpen(t *testing.T) {
 	require.Zero(t, passed)
 }
 
+// Whatever the durations, each time is as long as the last one, or longer.
+func TestTheLongestTimesDoNotOverflow(t *testing.T) {
+	const years = 200 * 365 * 24 * time.Hour
+	b, now := New(&Settings{Open: years, MaxOpen: years + time.Hour, HalfOpen: 1}), time.Now()
+	require.Equal(t, years, b.Trip(now))
+	b.Advance(now.Add(years))
+	require.Equal(t, HalfOpen, b.State())
+	require.Equal(t, years+time.Hour, b.Trip(now))
+}
+
 func TestTrips(t *testing.T) {
 	both := Settings{Consecutive: 5, Ratio: 0.5, MinRequests: 20}
 	row := Settings{Consecutive: 5, MinRequests: 1}

@@ -18,6 +18,7 @@ func TestAdminShowsTheDaemon(t *testing.T) {
 	for path, contentType := range map[string]string{
 		"/livez": "application/json", "/readyz": "application/json", "/health": "application/json",
 		"/instances": "application/json", "/config": "application/yaml", "/metrics": "text/plain",
+		"/audit": "application/json",
 	} {
 		a := d.get(d.Admin + path)
 		require.Equal(t, http.StatusOK, a.Status, path)
@@ -86,7 +87,7 @@ func TestAdminToken(t *testing.T) {
 	shown := ""
 	for path, open := range map[string]bool{
 		"/livez": true, "/readyz": true, "/health": false, "/instances": false, "/config": false,
-		"/metrics": false, "/nothing": false, "/%69nstances": false,
+		"/metrics": false, "/audit": false, "/nothing": false, "/%69nstances": false,
 	} {
 		for name, fields := range map[string][]string{
 			"none": nil, "wrong": {"Authorization", "Bearer canary"}, "empty": {"Authorization", "Bearer "},
@@ -138,11 +139,16 @@ func TestAdminRefusesForeignPages(t *testing.T) {
 		{"Sec-Fetch-Site", "same-origin", 200},
 		{"Origin", d.Admin, 200},
 	} {
-		for _, path := range []string{"/instances", "/livez", "/metrics"} {
+		for _, path := range []string{"/instances", "/livez", "/metrics", "/audit"} {
 			a := d.do(http.MethodGet, d.Admin+path, nil, c.name, c.value)
 			require.Equal(t, c.status, a.Status, "%s: %s", c.name, c.value)
 		}
+		if c.status != http.StatusOK {
+			require.Equal(t, c.status, d.operate("drain", "b1", c.name, c.value).Status, "%s: %s", c.name, c.value)
+		}
 	}
+	require.Equal(t, "up", d.instance("b1").State)
+	require.Empty(t, d.audit())
 }
 
 // Promise: what operators see is not to be had through the data plane, however
@@ -151,9 +157,12 @@ func TestAdminIsNotOnTheDataPlane(t *testing.T) {
 	t.Parallel()
 	d := start(t, listeners+pools("", backend(t, always(http.StatusOK)))+
 		"routes: [{ name: login, match: { path: /login }, proxy: { pool: main } }]")
-	for _, path := range []string{"/instances", "/config", "/metrics", "/health", "/readyz", "/.lb/instances", "/.lb/", "//instances"} {
+	for _, path := range []string{"/instances", "/config", "/metrics", "/health", "/readyz", "/audit", "/.lb/instances", "/.lb/", "//instances"} {
 		requireProblem(t, d.get(path), http.StatusNotFound, "no_route")
 	}
+	requireProblem(t, d.do(http.MethodPost, "/instances/b1/drain", nil), http.StatusNotFound, "no_route")
+	requireProblem(t, d.do(http.MethodPost, "/.lb/instances/b1/drain", nil), http.StatusMethodNotAllowed, "method_not_allowed")
+	require.Equal(t, "up", d.instance("b1").State)
 }
 
 // Promise: metrics are served where the configuration says, and nothing else is.

@@ -125,6 +125,55 @@ func TestTimeoutWhileTheClientPauses(t *testing.T) {
 	require.Equal(t, "up", d.instance("b1").State)
 }
 
+// Promise: clients that send slowly open no breaker, though their time runs out;
+// a backend that takes no body, or has it and does not answer, does.
+func TestSlowUploadsOpenNoBreaker(t *testing.T) {
+	t.Parallel()
+	const begun = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nabc"
+	silent := func(t testing.TB) string { return stalling(t, "").Addr }
+	deaf := func(t testing.TB) string {
+		over := make(chan struct{})
+		b := rawBackend(t, func(conn net.Conn) {
+			readHead(conn)
+			<-over
+		})
+		t.Cleanup(func() { close(over) })
+		return b.Addr
+	}
+	for name, c := range map[string]struct {
+		request string
+		backend func(testing.TB) string
+		opens   bool
+	}{
+		"paused":            {begun, silent, false},
+		"paused in a chunk": {"PUT / HTTP/1.1\r\nHost: x\r\n" + te + "\r\n\r\n9\r\nabc", silent, false},
+		"whole":             {begun + strings.Repeat("x", 97), silent, true},
+		"not taken": {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\n\r\n" + strings.Repeat("x", 20_000_000),
+			deaf, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := start(t, listeners+pools(", breaker: { consecutive: 2 }", c.backend(t), c.backend(t))+
+				"routes: [{ name: all, match: { path_prefix: / }, proxy: { pool: main, timeout: 300ms } }]\n")
+			var clients []*rawConn
+			for range 6 {
+				client := d.raw(t, "")
+				go func() { _, _ = io.WriteString(client, c.request) }() // ends with the connection
+				clients = append(clients, client)
+			}
+			for _, client := range clients {
+				a, err := client.final(http.MethodPost)
+				require.NoError(t, err)
+				requireProblem(t, a, http.StatusGatewayTimeout, "backend_timeout")
+			}
+			requireIdle(t, d)
+			require.Equal(t, c.opens, d.metric("lb_breaker_state") > 0)
+			require.Equal(t, c.opens, d.backendHealth("b1").ErrorRate+d.backendHealth("b2").ErrorRate > 0)
+			require.Equal(t, 6.0, d.metric("lb_backend_requests_total", "outcome", "timeout"))
+		})
+	}
+}
+
 // fanoutAttempts returns how many attempts at b1 ended in that way.
 func (d *daemon) fanoutAttempts(outcome string) float64 {
 	d.t.Helper()

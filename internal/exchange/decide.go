@@ -138,7 +138,11 @@ func (d *Decider) Next(x *Exchange, o outcome.Outcome) Kind {
 	}
 	now := time.Now()
 	x.Outcome, x.attempt = o, o.Class
-	x.lease.Answered(o.Class, now, now.Sub(x.began))
+	judged := o.Class
+	if o.Uploading {
+		judged = outcome.Undecided // the client's slowness says nothing about the backend
+	}
+	x.lease.Answered(judged, now, now.Sub(x.began))
 	switch o.Class {
 	case outcome.Unsent, outcome.Starved:
 		// Nothing was sent, so the next backend gets the request as if it
@@ -204,7 +208,7 @@ func (x *Exchange) retry(now time.Time) bool {
 // another acquires a backend that this request has not tried.
 func (x *Exchange) another() (pool.Lease, bool) {
 	x.query.Exclude(x.Backend)
-	x.query.Retry = true
+	x.query.Retry, x.query.Answered = true, x.Outcome.Status != 0
 	return x.Route.Pool.TryAcquire(&x.query)
 }
 

@@ -228,6 +228,19 @@ func TestNextPutsBackInTheBackendThatAnswers(t *testing.T) {
 	require.Equal(t, []*backend.Backend{w.backends[0]}, w.pool.Members().Eligible)
 }
 
+// An answer, though a bad one, is better than a dial that failed a moment ago.
+func TestAnAnswerIsNotGivenUpForABackendThatIsKeptAway(t *testing.T) {
+	w := newWorld(t, options{backends: 2, perSecond: 3, retry: RetryPolicy{Attempts: 1, Reset: true, Statuses: map[int]bool{503: true}}})
+	ejects, _ := w.begin(ask("GET /app"))
+	w.play(t, ejects, "a; unsent b; 200 pass")
+	w.Finish(ejects)
+	for _, script := range []string{"b; 503 pass", "b; reset a; unsent no_backend"} {
+		x, _ := w.begin(ask("GET /app"))
+		w.play(t, x, script)
+		w.Finish(x)
+	}
+}
+
 func TestNoBackendSaysWhenToComeBack(t *testing.T) {
 	w := newWorld(t, options{backends: 2})
 	x, _ := w.begin(ask("GET /app"))

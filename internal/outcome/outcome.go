@@ -18,9 +18,10 @@ type Class uint8
 const (
 	// Undecided is the zero value: nothing has happened yet.
 	Undecided Class = iota
-	// Success is a response with a status below 500.
+	// Success is a response with a status below 500, or with 501 or 505: they
+	// speak of the request's method and version, which the client chose.
 	Success
-	// Failure is a response with a status of 500 or above.
+	// Failure is a response with any other status of 500 or above.
 	Failure
 	// Unsent is a dial that failed because of the backend: refused,
 	// unreachable, unresolved, or over the connect timeout. Nothing was sent.
@@ -88,11 +89,14 @@ type Outcome struct {
 	Status int
 	// Err is the error, for the log; nil with a response.
 	Err error
+	// Uploading says of a Timeout that lb was waiting for the client's body: the
+	// backend had no whole request to answer, and is not to blame.
+	Uploading bool
 }
 
 // FromStatus classifies a response by its status.
 func FromStatus(status int) Outcome {
-	if status >= 500 {
+	if status >= 500 && status != 501 && status != 505 {
 		return Outcome{Class: Failure, Status: status}
 	}
 	return Outcome{Class: Success, Status: status}

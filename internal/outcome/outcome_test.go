@@ -23,6 +23,8 @@ func TestFromStatus(t *testing.T) {
 		101: outcome.Success, 200: outcome.Success, 204: outcome.Success, 301: outcome.Success,
 		404: outcome.Success, 429: outcome.Success, 499: outcome.Success,
 		500: outcome.Failure, 503: outcome.Failure, 599: outcome.Failure, 999: outcome.Failure,
+		// What the client chose: with "BREW /" it must not open a breaker.
+		501: outcome.Success, 505: outcome.Success, 502: outcome.Failure, 504: outcome.Failure, 506: outcome.Failure,
 	} {
 		require.Equal(t, outcome.Outcome{Class: want, Status: status}, outcome.FromStatus(status))
 	}

@@ -240,6 +240,39 @@ func TestNewTrialsAreAsManyAsAreMissing(t *testing.T) {
 	})
 }
 
+// A backend hung, its breaker opened, and it came back. What hung there is over
+// only now, and is no news.
+func TestWhatBeganBeforeABreakerOpenedDoesNotOpenItAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, 2, withBreaker)
+		a := f.backends[0]
+		var hung []Lease
+		for range 20 {
+			hung = append(hung, f.Acquire(a))
+		}
+		f.fails(a, 3)
+		pass(10 * time.Second)
+		for range 2 {
+			f.attempt(a, outcome.Success)
+		}
+		require.Equal(t, []string{"a up>broken 10s", "a broken>trial 0s", "a trial>up 0s"}, f.told())
+		before := a.Recent.Figures(time.Now())
+		for _, l := range hung[:10] {
+			ends(l, outcome.Timeout)
+		}
+		for _, l := range hung[10:] {
+			l.Answered(outcome.Success, time.Now(), time.Minute)
+			l.End(outcome.Cut, time.Now())
+		}
+		require.Empty(t, f.told())
+		require.Equal(t, before, a.Recent.Figures(time.Now()))
+		require.Zero(t, a.InFlight())
+
+		f.fails(a, 3)
+		require.Equal(t, []string{"a up>broken 20s"}, f.told(), "what began since counts")
+	})
+}
+
 func TestMaxOpenShare(t *testing.T) {
 	for _, test := range []struct {
 		members int

@@ -15,6 +15,7 @@ type Lease struct {
 
 	pool   *Pool
 	trial  uint32 // the period of the trial that this is, 0 for none
+	round  uint32 // of the backend's Recent, when this began
 	judged outcome.Judgement
 }
 
@@ -39,6 +40,7 @@ func (l *Lease) Answered(c outcome.Class, now time.Time, took time.Duration) {
 			p.passed(b, l.trial, now)
 		}
 	case outcome.Bad:
+		l.count(now, true)
 		p.failed(b, l.trial, now)
 	default:
 		return // End gives the trial back
@@ -52,13 +54,23 @@ func (l *Lease) End(c outcome.Class, now time.Time) {
 	b := l.Backend
 	switch {
 	case l.judged == outcome.Good && c == outcome.Cut:
+		l.count(now, true)
 		l.pool.failed(b, 0, now)
 	case l.judged == outcome.Good:
-		b.Recent.Count(now, false)
+		l.count(now, false)
 	}
 	if l.trial != 0 {
 		b.ReturnTrial(l.trial)
 	}
 	b.End()
 	*l = Lease{}
+}
+
+// count counts what came of the attempt, unless it began before the breaker
+// opened last: else those that hang there since would open it once more when
+// their time is over, though the backend is well again.
+func (l *Lease) count(now time.Time, failed bool) {
+	if recent := &l.Backend.Recent; l.round == recent.Round() {
+		recent.Count(now, failed)
+	}
 }

@@ -79,6 +79,7 @@ func New(o Options) *Pool {
 	p := &Pool{Name: o.Name, Budget: o.Budget, options: o, watches: make(map[*backend.Backend]*watch)}
 	for _, b := range o.Backends {
 		w := &watch{backend: b}
+		w.why.health = "not probed yet" // for who begins so
 		if o.Breaker != nil {
 			w.breaker = breaker.New(o.Breaker)
 			b.Recent.SetWindow(o.Breaker.Window)
@@ -98,7 +99,7 @@ func (p *Pool) TryAcquire(q *balance.Query) (l Lease, ok bool) {
 	m := p.members.Load()
 	q.Unlimited = m.unlimited
 	b := m.picker.Pick(q)
-	if b == nil && q.Retry {
+	if b == nil && q.Retry && !q.Answered {
 		// For this request nobody eligible is left: one that is merely kept
 		// away for a while may save it.
 		q.Unlimited = true
@@ -107,7 +108,7 @@ func (p *Pool) TryAcquire(q *balance.Query) (l Lease, ok bool) {
 	if b == nil {
 		return Lease{}, false
 	}
-	return Lease{Backend: b, pool: p, trial: q.Trial()}, true
+	return p.begun(b, q.Trial()), true
 }
 
 // Acquire begins a lease on b itself, whatever its state: deliveries go to every
@@ -115,7 +116,12 @@ func (p *Pool) TryAcquire(q *balance.Query) (l Lease, ok bool) {
 func (p *Pool) Acquire(b *backend.Backend) Lease {
 	trial, _ := b.TakeTrial()
 	b.Begin()
-	return Lease{Backend: b, pool: p, trial: trial}
+	return p.begun(b, trial)
+}
+
+// begun returns the lease on b, whose Begin was called.
+func (p *Pool) begun(b *backend.Backend, trial uint32) Lease {
+	return Lease{Backend: b, pool: p, trial: trial, round: b.Recent.Round()}
 }
 
 // SetAdmin writes the operator's word about b.
@@ -159,6 +165,8 @@ func (p *Pool) set(w *watch, s backend.State, reason string, lasts time.Duration
 	if from == s {
 		return
 	}
+	starts := from.Health == backend.HealthUnknown && !w.changed // with all others, as the process does
+	w.changed = true
 	b.SetState(s)
 	before := len(p.members.Load().Eligible)
 	p.rebuild(p.members.Load().All)
@@ -167,7 +175,7 @@ func (p *Pool) set(w *watch, s backend.State, reason string, lasts time.Duration
 	case !s.Eligible():
 		p.endRamp(w)
 	case !from.Eligible():
-		if from.Health != backend.HealthUnknown { // it has served before
+		if !starts {
 			p.beginRamp(w, now)
 		}
 		if before == 0 {

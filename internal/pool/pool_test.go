@@ -200,6 +200,13 @@ func TestWhenAnAttemptCounts(t *testing.T) {
 	require.Equal(t, 4, heads, "of all that had a head")
 }
 
+func TestWhoIsNotProbedYetSaysSo(t *testing.T) {
+	for _, health := range []backend.Health{backend.HealthUnknown, backend.HealthDown} {
+		f := newFixture(t, 1, func(o *Options) { o.Backends[0].SetState(backend.State{Health: health}) })
+		require.Equal(t, []string{"not probed yet"}, f.Status(f.backends[0]).Reasons)
+	}
+}
+
 func TestLastResort(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t, 3)

@@ -13,6 +13,13 @@ import (
 
 func slowly(d time.Duration) func(*Options) { return func(o *Options) { o.SlowStart = d } }
 
+// notProbed makes a pool whose backends no probe has looked at.
+func notProbed(o *Options) {
+	for _, b := range o.Backends {
+		b.SetState(backend.State{Health: backend.HealthUnknown})
+	}
+}
+
 func TestSlowStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t, 3, slowly(10*time.Second))
@@ -72,6 +79,12 @@ func TestWhoStartsSlowly(t *testing.T) {
 			f.SetHealth(b, backend.HealthDown, "down")
 			f.SetHealth(b, backend.HealthUp, "up")
 		},
+		"it is probed after its maintenance": func(f *fixture, b *backend.Backend) {
+			f.SetAdmin(b, backend.Maintenance, "maintenance")
+			f.SetHealth(b, backend.HealthUnknown, "not probed since its maintenance")
+			f.SetAdmin(b, backend.Enabled, "enable")
+			f.SetHealth(b, backend.HealthUp, "its checks pass")
+		},
 		"its breaker closes": func(f *fixture, b *backend.Backend) {
 			f.fails(b, 3)
 			pass(10 * time.Second)
@@ -98,10 +111,15 @@ func TestWhoStartsSlowly(t *testing.T) {
 	}
 	t.Run("not who is probed for the first time", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			f := newFixture(t, 2, slowly(time.Minute))
-			f.SetHealth(f.backends[0], backend.HealthUnknown, "not probed yet")
+			f := newFixture(t, 2, slowly(time.Minute), notProbed)
 			f.SetHealth(f.backends[0], backend.HealthUp, "its checks pass")
+			require.True(t, f.backends[0].State().Eligible())
 			require.Equal(t, backend.FullShare, f.backends[0].Share())
+
+			f.SetAdmin(f.backends[1], backend.Maintenance, "since the last stop")
+			f.SetAdmin(f.backends[1], backend.Enabled, "enable")
+			f.SetHealth(f.backends[1], backend.HealthUp, "its checks pass")
+			require.Equal(t, firstShare, f.backends[1].Share(), "but who was kept out since the start")
 		})
 	})
 	t.Run("nor who only changes its word", func(t *testing.T) {

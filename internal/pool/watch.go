@@ -22,6 +22,7 @@ type watch struct {
 	last     gate             // as regate last saw it
 	timer    *time.Timer      // for what the gate does next by itself
 
+	changed   bool      // its state, since the start
 	ramp      time.Time // when its slow start began; zero outside of one
 	rampTimer *time.Timer
 
@@ -193,10 +194,9 @@ func (p *Pool) shorten(w *watch, now time.Time, reason string) {
 	}
 }
 
-// failed counts a bad end of an attempt at b, and opens b's breaker if that was
-// one too many, or the trial of this period.
+// failed notes a bad end of an attempt at b, which has been counted, and opens
+// b's breaker if that was one too many, or the trial of this period.
 func (p *Pool) failed(b *backend.Backend, trial uint32, now time.Time) {
-	b.Recent.Count(now, true)
 	limits := p.options.Breaker
 	if limits == nil {
 		if trial != 0 {
@@ -234,6 +234,7 @@ func (p *Pool) failed(b *backend.Backend, trial uint32, now time.Time) {
 		return
 	}
 	w.breaker.Trip(now)
+	b.Recent.NextRound()
 	w.before = w.period
 	p.regate(w, now, "")
 }

@@ -26,8 +26,8 @@ type Exec struct {
 const (
 	// maxOutput is how many bytes of the end of a command's output are kept.
 	maxOutput = 1 << 10
-	// Who left the process group and kept the output open is waited for no
-	// longer than this.
+	// Who left the process group and kept the output open, or cannot be killed,
+	// is waited for no longer than this.
 	outputDelay = 100 * time.Millisecond
 )
 
@@ -64,6 +64,7 @@ func (c Exec) run(ctx context.Context, address string) error {
 	}
 	err := cmd.Wait()
 	_ = killGroup(cmd) // what the command left behind, if anything
+	bury(cmd)
 	var exit *exec.ExitError
 	switch {
 	case errors.As(err, &exit):
@@ -77,6 +78,21 @@ func (c Exec) run(ctx context.Context, address string) error {
 
 func killGroup(cmd *exec.Cmd) error {
 	return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+}
+
+// bury waits for those of the command's group that are now children of lb: in
+// a container it is often process 1, which inherits all orphans, and whom
+// nobody waits for keeps its place in the table of processes. They have been
+// killed, so it does not take long, unless lb may not kill them.
+func bury(cmd *exec.Cmd) {
+	for deadline := time.Now().Add(outputDelay); time.Now().Before(deadline); {
+		switch pid, err := syscall.Wait4(-cmd.Process.Pid, nil, syscall.WNOHANG, nil); {
+		case err != nil && !errors.Is(err, syscall.EINTR):
+			return // none is left
+		case pid == 0:
+			time.Sleep(time.Millisecond)
+		}
+	}
 }
 
 func reason(exit *exec.ExitError, lastLine []byte) error {

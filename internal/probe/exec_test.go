@@ -65,6 +65,42 @@ func TestExecLeavesNothingBehind(t *testing.T) {
 	}
 }
 
+// As process 1 lb inherits what a command leaves behind, and must wait for it:
+// else a check fills up the table of processes.
+func TestExecLeavesNoZombies(t *testing.T) {
+	inherit := func(orphans uintptr) {
+		const setChildSubreaper = 36 // PR_SET_CHILD_SUBREAPER: inherit orphans, as process 1 does
+		_, _, errno := syscall.RawSyscall(syscall.SYS_PRCTL, setChildSubreaper, orphans, 0)
+		require.Zero(t, errno)
+	}
+	inherit(1)
+	defer inherit(0)
+	for script, timeout := range map[string]time.Duration{
+		"sleep 1000 & sleep 1000 & exit 0": ample,
+		"sleep 1000 & exit 1":              ample,
+		"sleep 1000 & wait":                brief,
+		"(sleep 1000; sleep 1000) & wait":  brief,
+	} {
+		_ = probe(t, shell(script), "127.0.0.1:1", timeout)
+		require.Empty(t, zombies(t), script)
+	}
+}
+
+// zombies returns the children of this process that have ended and that nobody
+// has waited for.
+func zombies(t *testing.T) (pids []string) {
+	t.Helper()
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	require.NoError(t, err)
+	ended := ") Z " + strconv.Itoa(os.Getpid()) + " "
+	for _, path := range stats {
+		if stat, err := os.ReadFile(path); err == nil && strings.Contains(string(stat), ended) {
+			pids = append(pids, path)
+		}
+	}
+	return pids
+}
+
 // alive reports whether a process runs: one that was killed and that nobody
 // has waited for yet does not.
 func alive(pid int) bool {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"lb/internal/health"
@@ -69,7 +70,8 @@ type Loop struct {
 	options  Options
 	checks   health.Checks
 	reported health.Verdict
-	fresh    bool // no probe since the start or the last pause
+	fresh    bool // no probe since the start, the last pause or Forget
+	forget   atomic.Bool
 	wake     chan struct{}
 	first    chan struct{}
 	atFirst  func()
@@ -126,6 +128,10 @@ func (l *Loop) Wake() {
 	}
 }
 
+// Forget makes the loop forget what it has found: the next probe is a first one
+// again, and one that is under way counts for nothing. It never blocks.
+func (l *Loop) Forget() { l.forget.Store(true) }
+
 // State returns what the loop knows now. Safe for concurrent use.
 func (l *Loop) State() State {
 	l.mu.Lock()
@@ -140,6 +146,9 @@ func (l *Loop) turn(ctx context.Context) time.Duration {
 		l.reset()
 		return interval
 	}
+	if l.forget.Swap(false) {
+		l.reset()
+	}
 	start := time.Now()
 	share := 0.9 + 0.1*rand.Float64()
 	if l.fresh {
@@ -148,6 +157,9 @@ func (l *Loop) turn(ctx context.Context) time.Duration {
 	err := l.probe(ctx)
 	if ctx.Err() != nil {
 		return interval // nobody waits for it
+	}
+	if l.forget.Load() {
+		return 0
 	}
 	l.note(err, start)
 	next := time.Duration(share * float64(interval))
@@ -192,7 +204,7 @@ func (l *Loop) note(err error, start time.Time) {
 	}
 }
 
-// reset forgets what the probes before a pause have found.
+// reset forgets what the probes so far have found.
 func (l *Loop) reset() {
 	l.fresh = true
 	l.checks.Reset()

@@ -351,6 +351,40 @@ func TestPause(t *testing.T) {
 	})
 }
 
+// Maintenance may begin and end while one probe hangs: the loop sees nothing of
+// it, and what the backend was before must not count all the same.
+func TestForget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var broken atomic.Bool
+		c := &fake{answer: func(ctx context.Context) error {
+			if broken.Load() {
+				return hangs(ctx)
+			}
+			return nil
+		}}
+		l, results := run(t, Options{Check: c, Schedule: schedule})
+		pass(10 * time.Second)
+		require.Equal(t, health.Up, l.State().Verdict)
+
+		broken.Store(true)
+		l.Wake()
+		synctest.Wait()
+		n := len(results())
+		pass(schedule.Timeout / 2)
+		l.Forget()
+		pass(schedule.Timeout / 2)
+		require.Len(t, results(), n, "what was under way is not reported")
+		pass(schedule.Timeout)
+		require.Len(t, results(), n+1, "the next one follows at once")
+		require.Equal(t, health.Down, results()[n].Verdict, "and decides")
+
+		broken.Store(false)
+		l.Wake()
+		synctest.Wait()
+		require.Equal(t, health.Down, l.State().Verdict, "only the next one: from then on it takes two to come back")
+	})
+}
+
 // A pool that comes back from maintenance as one spreads again.
 func TestPhaseAfterAPause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -223,7 +223,9 @@ func (f *flight) judge(res *http.Response, err error) outcome.Outcome {
 		_ = res.Body.Close()
 		return outcome.Outcome{Class: outcome.Timeout, Err: outcome.ErrTimeout}
 	case f.expired.Load():
-		return outcome.Outcome{Class: outcome.Timeout, Err: err}
+		// expire ends a read from the client. That none was under way means that
+		// the backend had the whole body, or did not take more of it.
+		return outcome.Outcome{Class: outcome.Timeout, Err: err, Uploading: f.body.settled() != nil}
 	case f.client.Err() != nil:
 		// net/http calls a request off whenever it fails to read its body, also
 		// when the client has merely paused for too long.

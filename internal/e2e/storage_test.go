@@ -1,0 +1,51 @@
+package e2e
+
+import (
+	"net/http"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Promise: a storage has one daemon. A second one is exit code 2, told why, and
+// has served nothing; the first goes on, and can still keep what it is told.
+func TestStorageInUse(t *testing.T) {
+	t.Parallel()
+	all, addresses := ledgers(t, 2)
+	config := proxyAll("", addresses...) + stored(t)
+	first := start(t, config)
+	requireReads(t, first, all, 1, 2)
+	stdout, stderr, code := runLB(t, "serve", "-c", configFile(t, config))
+	require.Equal(t, 2, code, stderr)
+	require.Contains(t, stderr, "cannot open the storage (storage.path)")
+	require.Contains(t, stderr, "lb.db is in use by another lb: stop that one, or give each its own file")
+	require.NotContains(t, stderr, `"listening"`)
+	require.Empty(t, stdout)
+
+	requireReads(t, first, all, 1, 2)
+	require.Equal(t, http.StatusOK, first.operate("drain", "b1").Status)
+	require.Len(t, first.audit(), 1)
+	first.kill()
+	second := start(t, config)
+	require.Equal(t, "draining", second.instance("b1").State)
+	requireReads(t, second, all, 2)
+}
+
+// Promise: a storage that cannot be opened is exit code 2, with what to do.
+func TestStorageThatCannotBeOpened(t *testing.T) {
+	t.Parallel()
+	missing := filepath.Join(t.TempDir(), "missing")
+	for path, says := range map[string]string{
+		filepath.Join(missing, "lb.db"): "make the directory " + missing,
+		t.TempDir():                     "choose another path",
+		configFile(t, "not a database"): "damaged",
+	} {
+		_, stderr, code := runLB(t, "serve", "-c",
+			configFile(t, proxyAll("", deadAddress(t))+"storage: { path: \""+path+"\" }\n"))
+		require.Equal(t, 2, code, stderr)
+		require.Contains(t, stderr, path)
+		require.Contains(t, stderr, says)
+		require.NotContains(t, stderr, `"listening"`)
+	}
+}
