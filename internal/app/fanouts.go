@@ -27,15 +27,19 @@ func (a *App) ShowFanout(ctx context.Context, id string) (admin.Fanout, error) {
 
 // RetryDelivery has a parked delivery tried again.
 func (a *App) RetryDelivery(ctx context.Context, c admin.DeliveryChange) (admin.Fanout, error) {
-	a.operating.Lock()
-	defer a.operating.Unlock()
+	if err := a.takeTurn(ctx); err != nil {
+		return admin.Fanout{}, unchanged(err)
+	}
+	defer func() { <-a.operating }()
 	return a.fanouts().change(ctx, retry, c)
 }
 
 // SkipDelivery leaves a delivery out.
 func (a *App) SkipDelivery(ctx context.Context, c admin.DeliveryChange) (admin.Fanout, error) {
-	a.operating.Lock()
-	defer a.operating.Unlock()
+	if err := a.takeTurn(ctx); err != nil {
+		return admin.Fanout{}, unchanged(err)
+	}
+	defer func() { <-a.operating }()
 	return a.fanouts().change(ctx, skip, c)
 }
 

@@ -217,8 +217,9 @@ func (e *Engine) apply(w *write, i int, now time.Time) effects {
 	if change.State != WritePending && !w.gone {
 		e.leave(w, change.State == WriteParked)
 		e.release(w)
-		eff.decided, eff.state, eff.took = true, change.State, now.Sub(w.record.Created)
+		eff.decided, eff.state, eff.took = !w.decided, change.State, now.Sub(w.record.Created)
 		eff.statuses = w.verdict.disagreement()
+		w.decided = true
 	}
 	for _, i := range changed {
 		if s := w.verdict.deliveries[i]; !s.State.unsettled() {

@@ -96,6 +96,7 @@ type write struct {
 	expiryAt   int    // its place in Engine.expiry
 	chain      *chain // of its key; nil without one
 	gone       bool   // it has left memory: settled, or outside
+	decided    bool   // Events was told of its end, perhaps by an earlier process
 	newReply   *Reply // what the journal has yet to be told
 	newClock   time.Time
 

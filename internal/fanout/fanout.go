@@ -255,8 +255,8 @@ type Events interface {
 	// Settled is called once for each delivery that ends; not for those that
 	// are held when their write is rejected.
 	Settled(s Settlement)
-	// Decided is called once for each write, when it leaves WritePending; took
-	// runs from its admission.
+	// Decided is called once for each write, when it first leaves WritePending;
+	// took runs from its admission.
 	Decided(p *Plan, id string, s State, took time.Duration)
 	// Disagreed is called once for each write whose backends gave different
 	// last answers: statuses has one for each that answered, by config order.

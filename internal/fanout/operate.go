@@ -158,7 +158,10 @@ func (e *Engine) operate(ctx context.Context, id, backend string, change func(w 
 	}
 	e.follow(w, eff)
 	if err := e.journal.Flush(ctx); err != nil {
-		return storageError(err)
+		return &outcome.Error{
+			Code: outcome.StorageUnavailable, RetryAfter: again, Err: err,
+			Detail: "it is done, but could not be stored: it may not outlive a restart",
+		}
 	}
 	return nil
 }
@@ -171,6 +174,7 @@ func (e *Engine) takeBack(r *Record, now time.Time) *write {
 		return w
 	}
 	w := e.revive(r)
+	w.decided = true
 	u := e.usageOf(r.Route)
 	u.writes++ // pending it counts
 	u.bytes += w.size
