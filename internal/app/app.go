@@ -56,6 +56,8 @@ type App struct {
 	fanout   *fanout.Engine
 	front    *front.Front
 	store    *store.Store
+	journal  *store.Journal // nil when nothing is kept
+	damaged  error          // why the storage cannot be used, if it was there
 
 	operating chan struct{} // one operator's change at a time: full during one
 
@@ -81,25 +83,23 @@ func New(ctx context.Context, o Options) (_ *App, err error) {
 		config: o.Config, options: o, log: o.Logs.Main, metrics: metrics.New(o.Version, o.Commit),
 		operating: make(chan struct{}, 1),
 	}
-	if a.store, err = store.Open(o.Config.Storage.Path); err != nil {
-		return nil, fmt.Errorf("%w (storage.path): %w", ErrStorage, err)
-	}
 	defer func() {
 		if err != nil {
 			a.Close()
 		}
 	}()
+	deliveries, err := a.openStorage(o.Config.Storage)
+	if err != nil {
+		return nil, err
+	}
 	if a.registry, err = newRegistry(o.Config, a.metrics, a.stateChanged); err != nil {
 		return nil, err
 	}
 	const generation = 1
 	a.decider = exchange.NewDecider(compile(o.Config, generation, a.registry, a.metrics), o.Logs.access.write)
-	a.fanout = fanout.New(fanout.Options{
-		Journal: fanout.NewMemory(),
-		Plans:   a.keptPlan,
-		Sender:  fanout.NewHTTPSender(&a.registry.transports),
-		Events:  newFanoutEvents(a),
-	})
+	deliveries.Plans, deliveries.Events = a.keptPlan, newFanoutEvents(a)
+	deliveries.Sender = fanout.NewHTTPSender(&a.registry.transports)
+	a.fanout = fanout.New(deliveries)
 	a.front = &front.Front{
 		Decider: a.decider, Fanout: a.fanout, Metrics: a.metrics.Handler(),
 		Proxy: proxy.New(a.decider, &a.registry.transports, netLog(a.log)),
@@ -107,6 +107,7 @@ func New(ctx context.Context, o Options) (_ *App, err error) {
 	a.metrics.SetGeneration(generation)
 	a.metrics.SetBackends(backend.States, a.backendSamples)
 	a.metrics.SetFanout(a.fanoutSamples)
+	a.metrics.SetStorage(a.storageUp)
 	if err = a.restore(ctx); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrStorage, err)
 	}
@@ -117,6 +118,9 @@ func New(ctx context.Context, o Options) (_ *App, err error) {
 func (a *App) Close() {
 	if a.registry != nil {
 		a.registry.close()
+	}
+	if a.store == nil {
+		return
 	}
 	if err := a.store.Close(); err != nil {
 		a.log.Error("the storage did not close well", zap.Error(err))
@@ -313,15 +317,21 @@ func (a *App) stop(stopWork context.CancelFunc) {
 		case <-attempts.Done():
 		}
 	}()
-	pending := a.fanout.Stop(attempts)
+	left := a.fanout.Stop(attempts)
 	stopWork()
-	for _, p := range pending {
-		a.log.Warn("delivery still pending, lost with this process", pendingFields(p)...)
+	if a.journal == nil {
+		for _, p := range left {
+			a.log.Warn("delivery still pending, lost with this process", pendingFields(p)...)
+		}
 	}
 	for _, s := range a.servers {
 		_ = s.http.Close()
 	}
-	a.log.Info("stopped", zap.Int("pending_deliveries", len(pending)))
+	pending := 0
+	for _, c := range a.fanout.Counts() {
+		pending += c.Pending
+	}
+	a.log.Info("stopped", zap.Int("pending_deliveries", pending), zap.Bool("kept", a.journal != nil))
 }
 
 // drain waits until no connection is open or limit has passed, and returns how

@@ -22,6 +22,9 @@ var adminWords = map[admin.Word]backend.Admin{
 // SetAdmin carries out what an operator wants of a backend. It is kept before it
 // takes effect: what an operator was told survives a restart.
 func (a *App) SetAdmin(ctx context.Context, c admin.Change) (admin.Instance, error) {
+	if err := a.whole(); err != nil {
+		return admin.Instance{}, err
+	}
 	if err := a.takeTurn(ctx); err != nil {
 		return admin.Instance{}, unchanged(err)
 	}

@@ -248,7 +248,12 @@ func (c *crashTest) plague() (end func()) {
 func (c *crashTest) settle(life *crashLife) {
 	c.t.Helper()
 	c.writeOnce()
-	poll(c.t, 3*patience, "nothing to be pending", func() bool { return life.pending() == 0 })
+	for overdue := time.Now().Add(3 * patience); life.pending() > 0; c.letPass(life, 20*time.Millisecond) {
+		if time.Now().After(overdue) || life.hasExited() {
+			c.t.Errorf("%v deliveries are still pending", life.pending()) // the history tells more
+			break
+		}
+	}
 	for _, b := range c.backends {
 		b.settle()
 	}

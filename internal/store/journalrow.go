@@ -363,6 +363,14 @@ func scanDelivery(row *sqlite3.Stmt) (d deliveryRow, ok bool) {
 	return d, row.ColumnInt64(15) == d.sum()
 }
 
+// dropKept closes the statements that run has kept.
+func (s *Store) dropKept() {
+	for _, stmt := range s.kept {
+		_ = stmt.Close() // repeats the error of the last step
+	}
+	s.kept = nil
+}
+
 // run runs one statement, prepared once and kept, with args (string, int64,
 // []byte; nil and a nil []byte are NULL), and calls each, which may be nil,
 // with every row until it returns false. Whoever calls it has the turn.

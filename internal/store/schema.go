@@ -41,7 +41,7 @@ var migrations = []string{
 	) STRICT, WITHOUT ROWID;
 	CREATE TABLE writes (
 		seq        INTEGER PRIMARY KEY,
-		id         TEXT NOT NULL UNIQUE,
+		id         TEXT NOT NULL,
 		route      TEXT NOT NULL,
 		pool       TEXT NOT NULL,
 		created    INTEGER NOT NULL,
@@ -57,9 +57,6 @@ var migrations = []string{
 		sum        INTEGER NOT NULL,
 		request    BLOB
 	) STRICT;
-	CREATE UNIQUE INDEX writes_claim ON writes (claim) WHERE claim IS NOT NULL;
-	CREATE INDEX writes_state ON writes (state, pool, seq, route, size);
-	CREATE INDEX writes_settled ON writes (settled_at) WHERE settled_at IS NOT NULL;
 	CREATE TABLE deliveries (
 		seq         INTEGER NOT NULL,
 		place       INTEGER NOT NULL,
@@ -78,10 +75,26 @@ var migrations = []string{
 		error       BLOB,
 		sum         INTEGER NOT NULL,
 		PRIMARY KEY (seq, place)
-	) STRICT, WITHOUT ROWID;
-	CREATE INDEX deliveries_turn ON deliveries (pool, backend, turn, next) WHERE turn > 0;
-	CREATE INDEX deliveries_order ON deliveries (pool, backend, order_key) WHERE turn > 0 AND order_key IS NOT NULL;`,
+	) STRICT, WITHOUT ROWID;` + journalIndexes,
 }
+
+// journalIndexes stand by themselves because they are made anew from the rows
+// when the file is found to be damaged.
+const journalIndexes = `
+	CREATE UNIQUE INDEX writes_id ON writes (id);
+	CREATE UNIQUE INDEX writes_claim ON writes (claim) WHERE claim IS NOT NULL;
+	CREATE INDEX writes_state ON writes (state, pool, seq, route, size);
+	CREATE INDEX writes_settled ON writes (settled_at) WHERE settled_at IS NOT NULL;
+	CREATE INDEX deliveries_turn ON deliveries (pool, backend, turn, next) WHERE turn > 0;
+	CREATE INDEX deliveries_order ON deliveries (pool, backend, order_key) WHERE turn > 0 AND order_key IS NOT NULL;`
+
+const dropJournalIndexes = `
+	DROP INDEX IF EXISTS writes_id;
+	DROP INDEX IF EXISTS writes_claim;
+	DROP INDEX IF EXISTS writes_state;
+	DROP INDEX IF EXISTS writes_settled;
+	DROP INDEX IF EXISTS deliveries_turn;
+	DROP INDEX IF EXISTS deliveries_order;`
 
 // Each with its reason in docs/adr/0005-sqlite-store.md.
 const pragmas = `

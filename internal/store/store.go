@@ -109,10 +109,7 @@ func (s *Store) Close() error {
 // release gives up what open took. The lock goes last: before that the file is
 // still being written.
 func (s *Store) release() error {
-	for _, stmt := range s.kept {
-		_ = stmt.Close() // repeats the error of the last step
-	}
-	s.kept = nil
+	s.dropKept()
 	err := s.conn.Close()
 	s.conn = nil
 	if s.lock != nil {
@@ -193,7 +190,7 @@ func (s *Store) endTurn() { s.turn <- struct{}{} }
 // explain says of an error of SQLite's what it means for callers.
 func (s *Store) explain(err error) error {
 	switch {
-	case errors.Is(err, sqlite3.CORRUPT), errors.Is(err, sqlite3.NOTADB), errors.Is(err, sqlite3.IOERR_DATA):
+	case errors.Is(err, sqlite3.CORRUPT), errors.Is(err, sqlite3.NOTADB), errors.Is(err, sqlite3.IOERR_DATA), errors.Is(err, errSum):
 		return damaged(s.path, err)
 	case errors.As(err, new(sqlite3.ErrorCode)):
 		return unavailable(s.path, err)

@@ -32,6 +32,9 @@ func Run(t *testing.T, open func(t *testing.T) fanout.Journal) {
 	} {
 		t.Run(name, func(t *testing.T) { test(t, open(t)) })
 	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) { test(t, open(t)) })
+	}
 }
 
 func record(id string) *fanout.Record {
@@ -79,7 +82,8 @@ func pending(t *testing.T, j fanout.Journal, after uint64, limit int) []fanout.R
 func same(t *testing.T, want, got fanout.Record) {
 	t.Helper()
 	require.WithinDuration(t, want.Created, got.Created, 0)
-	want.Created, got.Created = time.Time{}, time.Time{}
+	require.WithinDuration(t, want.Clock, got.Clock, 0)
+	want.Created, got.Created, want.Clock, got.Clock = time.Time{}, time.Time{}, time.Time{}, time.Time{}
 	require.Len(t, got.Deliveries, len(want.Deliveries))
 	flat := func(r fanout.Record) fanout.Record {
 		r.Deliveries = append([]fanout.Delivery(nil), r.Deliveries...)

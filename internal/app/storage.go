@@ -1,0 +1,82 @@
+package app
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"go.uber.org/zap"
+
+	"lb/internal/config"
+	"lb/internal/fanout"
+	"lb/internal/outcome"
+	"lb/internal/store"
+)
+
+// window is about how many unsettled writes are held in memory; the others are
+// in the journal alone. With a body of 1 KiB each, ten thousand take some
+// 30 MiB.
+const window = 10_000
+
+// openStorage opens the store, and the journal of the fan-outs in it.
+//
+// A damaged file is no reason to refuse reads: the daemon starts, and whatever
+// needs the file is told so.
+func (a *App) openStorage(c config.Storage) (fanout.Options, error) {
+	var err error
+	if a.store, err = store.Open(c.Path); errors.Is(err, store.ErrDamaged) {
+		a.damaged = err
+		a.log.Error("the storage is damaged: fan-outs and operators' changes are refused until lb is restarted with another file; see lb salvage",
+			zap.Error(err))
+		a.store, err = store.Open("")
+	}
+	switch {
+	case err != nil:
+		return fanout.Options{}, fmt.Errorf("%w (storage.path): %w", ErrStorage, err)
+	case a.damaged != nil:
+		return fanout.Options{Journal: fanout.Unavailable{Err: a.damaged}}, nil
+	case c.Path == "":
+		return fanout.Options{Journal: fanout.NewMemory()}, nil
+	}
+	key, err := storageKey(c.KeyEnv)
+	if err != nil {
+		return fanout.Options{}, err
+	}
+	if key == nil {
+		a.log.Info("stored writes are not encrypted: only the owner of the file can read them", zap.String("path", c.Path))
+	}
+	a.journal, err = a.store.Journal(store.JournalOptions{Key: key})
+	if err != nil {
+		return fanout.Options{}, fmt.Errorf("%w (storage.path): %w", ErrStorage, err)
+	}
+	return fanout.Options{Journal: a.journal, Window: window}, nil
+}
+
+// storageKey returns the key that the variable of that name holds, nil without
+// a name.
+func storageKey(name string) ([]byte, error) {
+	if name == "" {
+		return nil, nil
+	}
+	key, err := config.ParseKey(os.Getenv(name))
+	if err != nil {
+		return nil, fmt.Errorf("%w (storage.key_env): the variable %s %w", ErrStorage, name, err)
+	}
+	return key[:], nil
+}
+
+// whole returns an error while the storage is damaged: then nothing that an
+// operator says would be kept.
+func (a *App) whole() error {
+	if a.damaged == nil {
+		return nil
+	}
+	return &outcome.Error{
+		Code: outcome.StorageUnavailable, Detail: "nothing has changed: the storage is damaged", Err: a.damaged,
+	}
+}
+
+// storageUp reports whether what must outlive the process is being kept.
+func (a *App) storageUp() bool {
+	return a.damaged == nil && (a.journal == nil || a.journal.Up())
+}
