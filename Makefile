@@ -20,7 +20,7 @@ chaos: ## the chaos tests at the figures of their promises, for some minutes
 	LB_CHAOS=full go test -count=1 -timeout 30m -run Chaos -v ./internal/e2e
 
 crash: ## N (500) times killed and started again under load and faults: no accepted write is lost
-	LB_CRASH_CYCLES=$(N) go test -count=1 -timeout 60m -run '^TestCrash' -v ./internal/e2e
+	LB_CRASH_CYCLES=$(N) go test -count=1 -timeout 60m -run '^Test(Crash|Restart)' -v ./internal/e2e
 
 lint: ## gofmt, go vet, golangci-lint
 	.ci/lint

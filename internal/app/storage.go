@@ -13,10 +13,13 @@ import (
 	"lb/internal/store"
 )
 
-// window is about how many unsettled writes are held in memory; the others are
-// in the journal alone. With a body of 1 KiB each, ten thousand take some
-// 30 MiB.
-const window = 10_000
+// window is about how many unsettled writes are held in memory, and windowBytes
+// how many bytes of them; the others are in the journal alone. Ten thousand
+// with a body of 1 KiB each take some 30 MiB.
+const (
+	window      = 10_000
+	windowBytes = 64 << 20
+)
 
 // openStorage opens the store, and the journal of the fan-outs in it.
 //
@@ -49,7 +52,7 @@ func (a *App) openStorage(c config.Storage) (fanout.Options, error) {
 	if err != nil {
 		return fanout.Options{}, fmt.Errorf("%w (storage.path): %w", ErrStorage, err)
 	}
-	return fanout.Options{Journal: a.journal, Window: window}, nil
+	return fanout.Options{Journal: a.journal, Window: window, WindowBytes: windowBytes}, nil
 }
 
 // storageKey returns the key that the variable of that name holds, nil without

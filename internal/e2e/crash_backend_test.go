@@ -272,16 +272,9 @@ func writeBody(user, value string) (contentType string, body []byte) {
 	return form, []byte("username=" + user + "&padding=" + url.QueryEscape(string(padding)) + "&password=" + value)
 }
 
-// final returns the users with their values.
-func (b *crashBackend) final() map[string]string {
+// record returns what it has seen so far, and its users with their values.
+func (b *crashBackend) record() (seen []sighting, final map[string]string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return maps.Clone(b.values)
-}
-
-// sightings returns what it has seen so far.
-func (b *crashBackend) sightings() []sighting {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return append([]sighting(nil), b.seen...)
+	return append([]sighting(nil), b.seen...), maps.Clone(b.values)
 }

@@ -82,17 +82,8 @@ func newCrashTest(t testing.TB, program string) *crashTest {
 	var addresses []string
 	c.backends, addresses = startCrashBackends(t, c.world)
 	c.load = newCrashLoad(t, c.world, "http://"+c.addr)
-	c.config = configFile(t, withoutOrder(t, durableConfig(c.addr, c.admin, filepath.Join(c.dir, "lb.db"), addresses...)))
+	c.config = configFile(t, durableConfig(c.addr, c.admin, filepath.Join(c.dir, "lb.db"), addresses...))
 	return c
-}
-
-// withoutOrder takes order_by out if lb does not know it yet.
-func withoutOrder(t testing.TB, config string) string {
-	if _, complaint, code := runLB(t, "check", "-c", configFile(t, config)); code == 0 || !strings.Contains(complaint, "order_by is not supported yet") {
-		return config
-	}
-	t.Log("this lb orders no writes")
-	return strings.ReplaceAll(config, "order_by: { field: username },", "")
 }
 
 // durableConfig returns a configuration whose writes are ordered by user and
@@ -248,11 +239,16 @@ func (c *crashTest) plague() (end func()) {
 func (c *crashTest) settle(life *crashLife) {
 	c.t.Helper()
 	c.writeOnce()
-	for overdue := time.Now().Add(3 * patience); life.pending() > 0; c.letPass(life, 20*time.Millisecond) {
-		if time.Now().After(overdue) || life.hasExited() {
-			c.t.Errorf("%v deliveries are still pending", life.pending()) // the history tells more
+	least, progress := life.pending(), time.Now()
+	for n := least; n > 0; n = life.pending() {
+		if n < least {
+			least, progress = n, time.Now()
+		}
+		if life.hasExited() || time.Since(progress) > patience {
+			c.t.Errorf("%v deliveries are still pending", n) // the history tells more
 			break
 		}
+		c.letPass(life, 20*time.Millisecond)
 	}
 	for _, b := range c.backends {
 		b.settle()
@@ -277,8 +273,8 @@ func (c *crashTest) stop(life *crashLife) {
 func (c *crashTest) history(quiet tick) history {
 	h := history{Quiet: quiet, Writes: c.load.writes, Reads: c.load.failures}
 	for _, b := range c.backends {
-		h.Sightings = append(h.Sightings, b.sightings()...)
-		h.Finals = append(h.Finals, b.final())
+		seen, final := b.record()
+		h.Sightings, h.Finals = append(h.Sightings, seen...), append(h.Finals, final)
 	}
 	slices.SortFunc(h.Sightings, func(a, b sighting) int { return int(a.At - b.At) })
 	return h

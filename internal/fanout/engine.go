@@ -29,9 +29,10 @@ type Options struct {
 	// defaults; nil if the pool is gone: then its deliveries are cancelled. A
 	// nil Plans knows no pool.
 	Plans func(route, pool string) *Plan
-	// Window is about how many unsettled writes are held in memory; 0 means
-	// all of them.
-	Window int
+	// Window is about how many unsettled writes are held in memory, and
+	// WindowBytes how many bytes of them; 0 means no bound.
+	Window      int
+	WindowBytes int64
 }
 
 // Engine takes writes and delivers them. One lock guards all that is decided;
@@ -42,7 +43,10 @@ type Engine struct {
 	events  Events
 	jitter  func(time.Duration) time.Duration
 	plans   func(route, pool string) *Plan
-	window  int
+	window  struct {
+		writes int
+		bytes  int64
+	}
 
 	ready  atomic.Bool   // the journal's backlog is known
 	taking chan struct{} // held by who takes it up
@@ -56,6 +60,7 @@ type Engine struct {
 	seq      uint64            // the last that was given
 	before   uint64            // the last that an earlier process gave
 	writes   map[string]*write // those that are pending, and in memory
+	held     int64             // their bytes
 	chains   map[Key]*chain    // of their keys
 	lanes    map[laneKey]*lane
 	usage    map[string]*usage // by route
@@ -121,13 +126,14 @@ func New(o Options) *Engine {
 		sender: o.Sender, journal: o.Journal, events: o.Events, jitter: o.Jitter,
 		writes: make(map[string]*write), lanes: make(map[laneKey]*lane),
 		usage: make(map[string]*usage), pools: make(map[string]*Count),
-		plans: o.Plans, window: o.Window, taking: make(chan struct{}, 1),
+		plans: o.Plans, taking: make(chan struct{}, 1),
 		chains: make(map[Key]*chain), admitting: make(map[string]bool), left: make(map[string]bool),
 		expiry: queue[*write]{
 			less:  func(a, b *write) bool { return a.expires.Before(b.expires) },
 			place: func(w *write) *int { return &w.expiryAt },
 		},
 	}
+	e.window.writes, e.window.bytes = o.Window, o.WindowBytes
 	if e.journal == nil {
 		e.journal = NewMemory()
 	}
@@ -306,6 +312,7 @@ func (e *Engine) start(w *write, members []*backend.Backend) {
 	now := time.Now()
 	delete(e.admitting, w.record.ID)
 	e.writes[w.record.ID] = w
+	e.held += w.size
 	e.count(w)
 	w.deliveries = make([]*delivery, len(members))
 	for i, b := range members {

@@ -56,7 +56,7 @@ type Backlog interface {
 	// Due returns the records with a delivery in DeliveryPending at that
 	// backend whose Next is not after before, and that no unsettled delivery
 	// with the same Order and a lower Seq precedes there: by Next, then Seq, at
-	// most limit of them. Next bears the wall clock, which may have jumped.
+	// most limit of them; fewer, but at least one, when they are big. Next bears the wall clock, which may have jumped.
 	Due(ctx context.Context, pool, backend string, before time.Time, limit int) ([]Record, error)
 	// Head returns, of the records with that Order in the pool that have an
 	// unsettled delivery at that backend (pending, held or parked), the one

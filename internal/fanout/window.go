@@ -12,7 +12,7 @@ import (
 )
 
 // A write that is not settled is in memory while its client waits, while an
-// attempt of it runs, and while there is room: Options.Window. The others are
+// attempt of it runs, and while there is room: Options.Window and WindowBytes. The others are
 // outside, in the journal alone. Each lane counts its deliveries there, and
 // brings in those that are due when it is about to run out of work. So memory
 // does not grow with what is pending, and a restart is nothing special: after
@@ -278,6 +278,7 @@ func (e *Engine) revive(r *Record) *write {
 // enter takes w into memory.
 func (e *Engine) enter(w *write, now time.Time) {
 	e.writes[w.record.ID] = w
+	e.held += w.size
 	e.enchain(w)
 	if w.plan.MaxAge > 0 {
 		e.expiry.push(w)
@@ -290,6 +291,7 @@ func (e *Engine) enter(w *write, now time.Time) {
 func (e *Engine) leave(w *write, unsettled bool) {
 	w.gone = true
 	delete(e.writes, w.record.ID)
+	e.held -= w.size
 	e.expiry.remove(w)
 	e.unchain(w, unsettled)
 	if e.reads > 0 {
@@ -324,7 +326,8 @@ func (e *Engine) queue(d *delivery, now time.Time, first bool) {
 
 // shed puts w outside if memory is short and nothing of it is at work.
 func (e *Engine) shed(w *write) {
-	if e.window == 0 || len(e.writes) <= e.window || w.gone || w.waiting || w.reporting > 0 || e.stopping {
+	full := e.window.writes > 0 && len(e.writes) > e.window.writes || e.window.bytes > 0 && e.held > e.window.bytes
+	if !full || w.gone || w.waiting || w.reporting > 0 || e.stopping {
 		return
 	}
 	for _, d := range w.deliveries {

@@ -227,6 +227,9 @@ func (j *Journal) put(r *fanout.Record, settledAt int64) error {
 	}
 	for i := range a.deliveries {
 		a.deliveries[i].seq = a.write.seq
+		if err := j.putTurn(&a.deliveries[i]); err != nil {
+			return err
+		}
 		if err := j.putDelivery(&a.deliveries[i]); err != nil {
 			return err
 		}

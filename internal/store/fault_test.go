@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/ncruces/go-sqlite3"
@@ -22,7 +23,11 @@ type disk struct {
 	mu     sync.Mutex
 	fault  func(operation string) error // read, write, sync, delete; nil: all is well
 	synced map[string][]byte            // what a power failure would leave, by path
+
+	hold, begun atomicChannel // syncs tell begun, and wait until hold is closed
 }
+
+type atomicChannel = atomic.Pointer[chan struct{}]
 
 func newDisk(t *testing.T) *disk {
 	t.Helper()
@@ -138,6 +143,10 @@ func (f *file) Truncate(size int64) error {
 }
 
 func (f *file) Sync(flags vfs.SyncFlag) error {
+	if hold := f.disk.hold.Load(); hold != nil {
+		*f.disk.begun.Load() <- struct{}{}
+		<-*hold
+	}
 	if err := f.disk.try("sync"); err != nil {
 		return err
 	}

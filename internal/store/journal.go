@@ -35,6 +35,8 @@ const (
 	forgetBatch = 256
 	// maxList is the most that List returns.
 	maxList = 1000
+	// maxLoad is about how many bytes of requests are read at once.
+	maxLoad = 16 << 20
 )
 
 // reasonUnacknowledged marks a write whose client was told that it was not
@@ -561,6 +563,12 @@ func (j *Journal) settle(batch []*admission, results []error) {
 
 func decimal(n int64) []byte { return fmt.Append(nil, n) }
 
+// The writer's queries.
+const (
+	byClaim = `SELECT seq, settled_at FROM writes WHERE claim = ?`
+	old     = `SELECT seq FROM writes WHERE settled_at <= ? ORDER BY settled_at LIMIT ?`
+)
+
 // insert admits a within a transaction. A *Duplicate is its result, not a
 // failure.
 func (j *Journal) insert(a *admission) error {
@@ -604,7 +612,7 @@ func (j *Journal) insert(a *admission) error {
 // forgotten is.
 func (j *Journal) claimed(claim []byte) (*fanout.Record, error) {
 	var seq, settledAt int64
-	err := j.store.run(`SELECT seq, settled_at FROM writes WHERE claim = ?`, func(row *sqlite3.Stmt) bool {
+	err := j.store.run(byClaim, func(row *sqlite3.Stmt) bool {
 		seq, settledAt = row.ColumnInt64(0), row.ColumnInt64(1)
 		return true
 	}, claim)
@@ -697,7 +705,7 @@ func (j *Journal) change(c *fanout.Change) error {
 	if err != nil || !found {
 		return err
 	}
-	old := w
+	before := w
 	r := fanout.Record{
 		ID: w.id, Pool: w.pool, Seq: uint64(max(0, w.seq)), State: c.State, Reply: c.Reply,
 	}
@@ -711,13 +719,13 @@ func (j *Journal) change(c *fanout.Change) error {
 	if c.Told {
 		w.told = 1
 	}
-	switch wasEnded := ended(fanout.State(old.state)); {
+	switch wasEnded := ended(fanout.State(before.state)); {
 	case !ended(c.State):
 		w.settledAt = 0
 	case !wasEnded:
 		w.settledAt = time.Now().UnixNano()
 	}
-	if c.Reply != nil || w.state != old.state || w.clock != old.clock || w.told != old.told {
+	if c.Reply != nil || w.state != before.state || w.clock != before.clock || w.told != before.told {
 		if err := j.changeWrite(&w); err != nil {
 			return err
 		}
@@ -783,22 +791,22 @@ func (j *Journal) forget() (more bool) {
 	}
 	defer s.endTurn()
 	err := j.commit(false, func() error {
-		var old []int64
-		err := s.run(`SELECT seq FROM writes WHERE settled_at <= ? ORDER BY settled_at LIMIT ?`, func(row *sqlite3.Stmt) bool {
-			old = append(old, row.ColumnInt64(0))
+		var gone []int64
+		err := s.run(old, func(row *sqlite3.Stmt) bool {
+			gone = append(gone, row.ColumnInt64(0))
 			return true
 		}, time.Now().Add(-settledFor).UnixNano(), int64(forgetBatch))
 		if err != nil {
 			return err
 		}
-		if more = len(old) == forgetBatch; len(old) == 0 {
+		if more = len(gone) == forgetBatch; len(gone) == 0 {
 			return nil
 		}
 		// No number is given twice, though the highest may go.
 		if err := s.run(`REPLACE INTO meta (name, value) VALUES ('seq', ?)`, nil, decimal(j.seq)); err != nil {
 			return err
 		}
-		for _, seq := range old {
+		for _, seq := range gone {
 			if err := j.erase(seq); err != nil {
 				return err
 			}

@@ -98,7 +98,17 @@ func (j *Journal) Find(ctx context.Context, id string) (r fanout.Record, ok bool
 	return r, ok, err
 }
 
-const due = `SELECT seq FROM deliveries WHERE turn > 0 AND turn = 3 AND pool = ? AND backend = ? AND next <= ? ORDER BY next, seq LIMIT ?`
+// The queries of readers.
+const (
+	due        = `SELECT seq FROM deliveries WHERE turn > 0 AND turn = 3 AND pool = ? AND backend = ? AND next <= ? ORDER BY next, seq LIMIT ?`
+	listAll    = `SELECT seq FROM writes WHERE seq > ? ORDER BY seq LIMIT ?`
+	listRange  = `SELECT seq FROM writes WHERE state = ? AND pool = ? AND seq > ? ORDER BY seq LIMIT ?`
+	firstPool  = `SELECT pool FROM writes WHERE state = ? ORDER BY pool LIMIT 1`
+	nextPool   = `SELECT pool FROM writes WHERE state = ? AND pool > ? ORDER BY pool LIMIT 1`
+	countTurns = `SELECT pool, backend, sum(turn > 1), sum(turn = 1) FROM deliveries WHERE turn > 0 GROUP BY pool, backend`
+	pendingOf  = `SELECT route, count(*), sum(size) FROM writes WHERE state = 'pending' GROUP BY route`
+	byID       = `SELECT ` + writeColumns + ` FROM writes WHERE id = ?`
+)
 
 // Due implements fanout.Journal.
 func (j *Journal) Due(ctx context.Context, pool, backend string, before time.Time, limit int) (found []fanout.Record, err error) {
@@ -140,7 +150,6 @@ var allStates = []fanout.State{fanout.WritePending, fanout.WriteDone, fanout.Wri
 // pools returns the pools that have writes in that state, by looking for each
 // where the one before ends.
 func (j *Journal) pools(s fanout.State) (pools []string, err error) {
-	const sql = `SELECT pool FROM writes WHERE state = ? AND pool > ? ORDER BY pool LIMIT 1`
 	for found, after := true, any(nil); found; {
 		found = false
 		each := func(row *sqlite3.Stmt) bool {
@@ -149,9 +158,9 @@ func (j *Journal) pools(s fanout.State) (pools []string, err error) {
 			return true
 		}
 		if after == nil {
-			err = j.store.run(`SELECT pool FROM writes WHERE state = ? ORDER BY pool LIMIT 1`, each, string(s))
+			err = j.store.run(firstPool, each, string(s))
 		} else {
-			err = j.store.run(sql, each, string(s), after)
+			err = j.store.run(nextPool, each, string(s), after)
 		}
 		if err != nil {
 			return nil, err
@@ -174,7 +183,7 @@ func (j *Journal) List(ctx context.Context, f fanout.Filter) (found []fanout.Rec
 			return true
 		}
 		if f.State == "" && f.Pool == "" {
-			if err := j.store.run(`SELECT seq FROM writes WHERE seq > ? ORDER BY seq LIMIT ?`, each, after, limit); err != nil {
+			if err := j.store.run(listAll, each, after, limit); err != nil {
 				return err
 			}
 		}
@@ -189,7 +198,7 @@ func (j *Journal) List(ctx context.Context, f fanout.Filter) (found []fanout.Rec
 				}
 			}
 			for _, pool := range pools {
-				err := j.store.run(`SELECT seq FROM writes WHERE state = ? AND pool = ? AND seq > ? ORDER BY seq LIMIT ?`, each,
+				err := j.store.run(listRange, each,
 					string(state), pool, after, limit)
 				if err != nil {
 					return err
@@ -197,7 +206,7 @@ func (j *Journal) List(ctx context.Context, f fanout.Filter) (found []fanout.Rec
 			}
 		}
 		slices.Sort(seqs)
-		found, err = j.loadEach(seqs[:min(int64(len(seqs)), limit)])
+		found, err = j.loadEach(seqs[:min(int64(len(seqs)), limit)], false)
 		return err
 	})
 	return found, err
@@ -208,7 +217,7 @@ func (j *Journal) Totals(ctx context.Context) (t fanout.Totals, err error) {
 	err = j.look(ctx, func() error {
 		t = fanout.Totals{Seq: uint64(max(0, j.seq))}
 		defer clear(j.damaged) // they are counted as parked
-		err := j.store.run(`SELECT pool, backend, sum(turn > 1), sum(turn = 1) FROM deliveries WHERE turn > 0 GROUP BY pool, backend`,
+		err := j.store.run(countTurns,
 			func(row *sqlite3.Stmt) bool {
 				t.Backends = append(t.Backends, fanout.BackendTotal{
 					Pool: row.ColumnText(0), Backend: row.ColumnText(1), Pending: row.ColumnInt(2), Parked: row.ColumnInt(3),
@@ -218,7 +227,7 @@ func (j *Journal) Totals(ctx context.Context) (t fanout.Totals, err error) {
 		if err != nil {
 			return err
 		}
-		return j.store.run(`SELECT route, count(*), sum(size) FROM writes WHERE state = 'pending' GROUP BY route`, func(row *sqlite3.Stmt) bool {
+		return j.store.run(pendingOf, func(row *sqlite3.Stmt) bool {
 			t.Routes = append(t.Routes, fanout.RouteTotal{Route: row.ColumnText(0), Writes: row.ColumnInt(1), Bytes: row.ColumnInt64(2)})
 			return true
 		})
@@ -254,7 +263,7 @@ func (j *Journal) Oldest(ctx context.Context) (oldest []fanout.Oldest, err error
 // findRow returns the row of the write with that id.
 func (j *Journal) findRow(id string) (w writeRow, found bool, err error) {
 	ok := false
-	err = j.store.run(`SELECT `+writeColumns+` FROM writes WHERE id = ?`, func(row *sqlite3.Stmt) bool {
+	err = j.store.run(byID, func(row *sqlite3.Stmt) bool {
 		w, ok = scanWrite(row)
 		found = true
 		return true
@@ -290,17 +299,29 @@ func (j *Journal) loadAll(sql string, args ...any) ([]fanout.Record, error) {
 	if err != nil {
 		return nil, err
 	}
-	return j.loadEach(seqs)
+	return j.loadEach(seqs, true)
 }
 
-func (j *Journal) loadEach(seqs []int64) ([]fanout.Record, error) {
+// loadEach loads the records with those numbers. If they are to be sent it
+// stops when they take more memory than maxLoad; else what only sending needs
+// is left out.
+func (j *Journal) loadEach(seqs []int64, toSend bool) ([]fanout.Record, error) {
 	records := make([]fanout.Record, 0, len(seqs))
+	size := int64(0)
 	for _, seq := range seqs {
+		if size > maxLoad {
+			break
+		}
 		r, err := j.load(seq)
 		if err != nil {
 			return nil, err
 		}
 		if r != nil {
+			if toSend {
+				size += r.Write.Size()
+			} else {
+				r.Write = fanout.Write{Method: r.Write.Method, Target: r.Write.Target, RequestID: r.Write.RequestID}
+			}
 			records = append(records, *r)
 		}
 	}
