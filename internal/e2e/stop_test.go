@@ -247,13 +247,13 @@ func TestLeaseEndsWithTheTunnel(t *testing.T) {
 	require.Empty(t, lines[0]["code"])
 }
 
-// Promise: what is still pending at a stop is told, one line a delivery, and
-// the stop is clean.
+// Promise: where nothing is stored, what is still pending at a stop is told, one
+// line a delivery, and the stop is clean.
 func TestStopTellsWhatIsPending(t *testing.T) {
 	t.Parallel()
 	up := always(http.StatusCreated)
 	failing := always(http.StatusInternalServerError)
-	d := start(t, fanoutAll(", wait: 0s", backend(t, up), deadAddress(t), backend(t, failing)))
+	d := start(t, fanoutAll(", wait: 0s", backend(t, up), deadAddress(t), backend(t, failing))+"storage: { path: \"\" }\n")
 	ids := make(map[any]bool)
 	for range 2 {
 		a := d.do(http.MethodPost, "/pay?card=4242", strings.NewReader("x"))
@@ -273,6 +273,7 @@ func TestStopTellsWhatIsPending(t *testing.T) {
 		require.Contains(t, l, "attempts")
 	}
 	require.Equal(t, 4.0, d.events("stopped")[0]["pending_deliveries"])
+	require.Equal(t, false, d.events("stopped")[0]["kept"])
 }
 
 // Promise: every backend counts what it has, also in the list for operators.

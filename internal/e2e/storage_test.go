@@ -2,7 +2,9 @@ package e2e
 
 import (
 	"net/http"
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -39,7 +41,6 @@ func TestStorageThatCannotBeOpened(t *testing.T) {
 	for path, says := range map[string]string{
 		filepath.Join(missing, "lb.db"): "make the directory " + missing,
 		t.TempDir():                     "choose another path",
-		configFile(t, "not a database"): "damaged",
 	} {
 		_, stderr, code := runLB(t, "serve", "-c",
 			configFile(t, proxyAll("", deadAddress(t))+"storage: { path: \""+path+"\" }\n"))
@@ -48,4 +49,29 @@ func TestStorageThatCannotBeOpened(t *testing.T) {
 		require.Contains(t, stderr, says)
 		require.NotContains(t, stderr, `"listening"`)
 	}
+}
+
+// Promise: a damaged storage keeps nobody from reading. Writes are refused, as
+// is what operators say, because it could not be kept; the file stays as it is.
+func TestDamagedStorageServesReads(t *testing.T) {
+	t.Parallel()
+	path := configFile(t, "no database")
+	all, addresses := ledgers(t, 2)
+	d := start(t, listeners+pools("", addresses...)+`routes:
+  - { name: write, match: { methods: [POST] }, fanout: { pool: main } }
+  - { name: read, match: {}, proxy: { pool: main } }
+storage: { path: "`+path+`" }
+`)
+	requireReads(t, d, all, 1, 2)
+	write := d.do(http.MethodPost, "/x", strings.NewReader("x"))
+	require.Equal(t, http.StatusServiceUnavailable, write.Status)
+	require.Equal(t, "storage_unavailable", write.Header.Get("X-LB-Error"))
+	require.Equal(t, http.StatusServiceUnavailable, d.operate("drain", "b1").Status)
+	require.Equal(t, "up", d.instance("b1").State)
+	require.Equal(t, 0.0, d.metric("lb_storage_up"))
+	require.Zero(t, d.stop())
+	require.Len(t, d.events("the storage is damaged: fan-outs and operators' changes are refused until lb is restarted with another file; see lb salvage"), 1)
+	content, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, "no database", string(content))
 }
