@@ -31,7 +31,10 @@ compose: ## the demonstration by docker-compose, checked, with a short load test
 bench: ## lb beside a bare httputil.ReverseProxy: needs nginx and wrk, and a quiet machine
 	go run ./bench -check
 
+bench-fanout: ## how far the durable fan-out reaches: needs strace, and a quiet machine
+	go run ./bench/fanout -check
+
 ci: ## everything CI runs
 	.ci/run
 
-.PHONY: help build test race chaos crash lint compose bench ci
+.PHONY: help build test race chaos crash lint compose bench bench-fanout ci

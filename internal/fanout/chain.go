@@ -17,6 +17,7 @@ import (
 type chain struct {
 	writes  []*write // those in memory, by Seq; some may still be on their way into the journal
 	partial bool
+	parted  int // how many have left memory unsettled
 }
 
 // add takes w in, at its place.
@@ -71,7 +72,16 @@ func (e *Engine) enchain(w *write) {
 		e.chains[w.record.Order] = c
 	}
 	c.add(w)
-	w.chain = c
+	w.chain, w.parted = c, c.parted
+}
+
+// whole notes that the journal has found no other unsettled write of w's key,
+// since w came into its chain: whatever has come since is in memory, unless it
+// has left again.
+func (w *write) whole() {
+	if w.chain != nil && w.chain.parted == w.parted {
+		w.chain.partial = false
+	}
 }
 
 // unchain takes w out of its chain. With unsettled the journal still has
@@ -82,7 +92,10 @@ func (e *Engine) unchain(w *write, unsettled bool) {
 		return
 	}
 	c.remove(w)
-	c.partial = c.partial || unsettled
+	if unsettled {
+		c.partial = true
+		c.parted++
+	}
 	if len(c.writes) == 0 {
 		delete(e.chains, w.record.Order)
 	}
@@ -105,7 +118,7 @@ func (e *Engine) advance(w *write, backend string, now time.Time) {
 // askNext asks the journal who is next in a key at a backend, and lets it go.
 func (e *Engine) askNext(pool, backend string, order Key) {
 	defer e.work.Done()
-	e.beginRead()
+	since := e.beginRead()
 	r, found, err := e.journal.Head(e.ctx, pool, backend, order)
 	e.mu.Lock()
 	defer e.unlock()
@@ -117,16 +130,20 @@ func (e *Engine) askNext(pool, backend string, order Key) {
 	case err != nil:
 		time.AfterFunc(again, func() { e.askAgain(pool, backend, order) })
 	case !found:
-	case e.left[r.ID] && l != nil:
+	case r.State != WritePending:
+		// It is parked, and stays outside until an operator retries or skips
+		// it. One that was damaged the lane is told of.
+		if l != nil && r.delivery(backend).Reason == ReasonDamaged {
+			l.outsideDue = now
+			e.pump(l, now)
+		}
+	case e.left.writes[r.ID] > since && l != nil:
 		// It has left memory since; if it is still first, the lane will find it.
 		l.outsideDue = now
 		e.pump(l, now)
 	default:
-		if c := e.chains[order]; c != nil && c.precedes(backend, r.Seq) {
-			return // one on its way into the journal, which will ask itself
-		}
-		if w, _ := e.bring(&r, backend, now); w != nil {
-			e.letGo(w, backend, now)
+		if w, _ := e.bring(&r, backend, since, now); w != nil {
+			e.letGoFirst(w, backend, since, now)
 		}
 	}
 }
@@ -138,6 +155,19 @@ func (e *Engine) askAgain(pool, backend string, order Key) {
 	if !e.stopping {
 		e.work.Add(1)
 		go e.askNext(pool, backend, order)
+	}
+}
+
+// letGoFirst is letGo for a write that a read which began at since found to be
+// first in its key.
+func (e *Engine) letGoFirst(w *write, backend string, since int, now time.Time) {
+	switch {
+	case w.chain != nil && w.chain.precedes(backend, w.record.Seq):
+		// That one was on its way into the journal, and will ask itself.
+	case e.left.keys[w.record.Order] > since:
+		e.advance(w, backend, now) // one may have come and gone meanwhile
+	default:
+		e.letGo(w, backend, now)
 	}
 }
 

@@ -70,8 +70,7 @@ type Engine struct {
 
 	admitting map[string]bool // writes on their way into the journal
 	outside   int             // pending writes that are in the journal alone
-	reads     int             // of records, under way
-	left      map[string]bool // writes that have left memory during them
+	left      departures      // from memory
 
 	expiry  queue[*write]
 	expirer *time.Timer
@@ -100,6 +99,7 @@ type write struct {
 	expires    time.Time
 	expiryAt   int    // its place in Engine.expiry
 	chain      *chain // of its key; nil without one
+	parted     int    // chain.parted when it came in
 	gone       bool   // it has left memory: settled, or outside
 	decided    bool   // Events was told of its end, perhaps by an earlier process
 	newReply   *Reply // what the journal has yet to be told
@@ -127,7 +127,8 @@ func New(o Options) *Engine {
 		writes: make(map[string]*write), lanes: make(map[laneKey]*lane),
 		usage: make(map[string]*usage), pools: make(map[string]*Count),
 		plans: o.Plans, taking: make(chan struct{}, 1),
-		chains: make(map[Key]*chain), admitting: make(map[string]bool), left: make(map[string]bool),
+		chains: make(map[Key]*chain), admitting: make(map[string]bool),
+		left: departures{writes: make(map[string]int), keys: make(map[Key]int)},
 		expiry: queue[*write]{
 			less:  func(a, b *write) bool { return a.expires.Before(b.expires) },
 			place: func(w *write) *int { return &w.expiryAt },
@@ -318,6 +319,9 @@ func (e *Engine) start(w *write, members []*backend.Backend) {
 	for i, b := range members {
 		w.deliveries[i] = &delivery{write: w, i: i, backend: b, lane: e.lane(b)}
 	}
+	if w.record.Alone {
+		w.whole()
+	}
 	for _, d := range w.deliveries {
 		e.queue(d, now, false)
 	}
@@ -370,7 +374,8 @@ func (e *Engine) await(ctx context.Context, w *write) (Answer, error) {
 	a, ready := w.answer()
 	w.waiting, w.answers = false, nil
 	defer e.shed(w)
-	if a.Pending && w.record.Claim != (Key{}) && w.failed == nil && (ready || err == nil) {
+	// Of what is settled it goes without saying, and an operator may be at it.
+	if a.Pending && w.record.Claim != (Key{}) && !w.gone && (ready || err == nil) {
 		e.journal.Update(Change{ID: w.record.ID, Seq: w.record.Seq, State: w.verdict.state(), Told: true})
 		w.record.Told = true
 	}

@@ -94,6 +94,9 @@ type Record struct {
 	// Order is what writes of one key in one pool share: at each backend they
 	// succeed in the order of admission. Zero for unordered.
 	Order Key
+	// Alone tells that no other unsettled write in the pool has this Order. The
+	// journal sets it in what Admit is given and Due and Head return.
+	Alone bool
 	// Claim is the client's Idempotency-Key in its scope: no two records have
 	// the same. Print stands for what was asked under it. Both are zero
 	// without a key.

@@ -54,7 +54,7 @@ func bubble(t *testing.T, names []string, f func(*lab), change ...func(*Options)
 		}
 		l.engine = New(o)
 		running := make(chan error, 1)
-		go func() { running <- l.engine.Run(context.Background()) }()
+		go func(e *Engine) { running <- e.Run(context.Background()) }(l.engine)
 		defer func() {
 			l.stopNow()
 			require.NoError(t, <-running)

@@ -56,6 +56,7 @@ func (m *Memory) Admit(_ context.Context, r *Record) error {
 		r.Seq = m.seq + 1
 	}
 	m.seq = max(m.seq, r.Seq)
+	r.Alone = m.alone(r)
 	kept := r.copy()
 	m.records[r.ID] = &kept
 	return nil
@@ -140,7 +141,11 @@ func (m *Memory) Due(_ context.Context, pool, backend string, before time.Time, 
 			(r.Order == Key{} || m.head(pool, backend, r.Order) == r)
 	})
 	slices.SortStableFunc(found, func(a, b *Record) int { return next(a).Compare(next(b)) })
-	return copies(found, limit), nil
+	all := copies(found, limit)
+	for i := range all {
+		all[i].Alone = m.alone(&all[i])
+	}
+	return all, nil
 }
 
 // Head returns a copy.
@@ -148,7 +153,9 @@ func (m *Memory) Head(_ context.Context, pool, backend string, order Key) (Recor
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if r := m.head(pool, backend, order); r != nil {
-		return r.copy(), true, nil
+		c := r.copy()
+		c.Alone = m.alone(&c)
+		return c, true, nil
 	}
 	return Record{}, false, nil
 }
@@ -224,6 +231,13 @@ func (m *Memory) Oldest(context.Context) ([]Oldest, error) {
 		}
 	}
 	return found, nil
+}
+
+// alone reports whether no other unsettled write shares r's order.
+func (m *Memory) alone(r *Record) bool {
+	return r.Order != Key{} && len(m.choose(func(o *Record) bool {
+		return o.ID != r.ID && o.Pool == r.Pool && o.Order == r.Order && (o.State == WritePending || o.State == WriteParked)
+	})) == 0
 }
 
 // choose returns the records that fit, by rising Seq.

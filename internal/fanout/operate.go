@@ -109,7 +109,7 @@ func (e *Engine) operate(ctx context.Context, id, backend string, change func(w 
 	if err := e.takeUp(ctx); err != nil {
 		return err
 	}
-	e.beginRead()
+	since := e.beginRead()
 	r, found, err := e.journal.Find(ctx, id)
 	e.mu.Lock()
 	now := time.Now()
@@ -123,10 +123,11 @@ func (e *Engine) operate(ctx context.Context, id, backend string, change func(w 
 		case w != nil:
 		case !found:
 			return effects{}, nil, &outcome.Error{Code: outcome.FanoutNotFound, Detail: "no fan-out has this id, or it was settled too long ago"}
-		case e.left[id] || e.admitting[id] || e.stopping:
+		case e.left.writes[id] <= since && !e.admitting[id] && !e.stopping:
+			w = e.takeBack(&r, since, now)
+		}
+		if w == nil {
 			return effects{}, nil, settled("the fan-out is just changing: try again")
-		default:
-			w = e.takeBack(&r, now)
 		}
 		i := w.place(backend)
 		err := error(&outcome.Error{Code: outcome.FanoutNotFound, Detail: "the fan-out has no delivery to a backend with this id"})
@@ -167,10 +168,10 @@ func (e *Engine) operate(ctx context.Context, id, backend string, change func(w 
 }
 
 // takeBack takes a write that an operator works on into memory, whatever its
-// state.
-func (e *Engine) takeBack(r *Record, now time.Time) *write {
+// state; nil if that was the end of it.
+func (e *Engine) takeBack(r *Record, since int, now time.Time) *write {
 	if r.State == WritePending {
-		w, _ := e.bring(r, "", now)
+		w, _ := e.bring(r, "", since, now)
 		return w
 	}
 	w := e.revive(r)

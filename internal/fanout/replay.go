@@ -34,7 +34,11 @@ func (e *Engine) replay(ctx context.Context, w *write, first *Record) (Answer, e
 	}
 	switch {
 	case r.Reply != nil && (r.State == WriteRejected || a.Acked >= w.plan.Ack.need(a.Total)):
-		a.Rejected = r.State == WriteRejected
+		if a.Rejected = r.State == WriteRejected; a.Rejected {
+			if err := e.journal.Flush(ctx); err != nil {
+				return Answer{}, storageError(err) // nobody is told what a crash could undo
+			}
+		}
 		a.Backend, a.Status = r.Reply.Backend, r.Reply.Response.Status
 		a.Fields, a.Body = r.Reply.Response.Fields, r.Reply.Response.Body
 		return a, nil

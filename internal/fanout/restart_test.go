@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -22,6 +23,7 @@ type applied struct {
 	mu   sync.Mutex
 	rng  *rand.Rand
 	well bool                // everything works now
+	nays bool                // refuses some writes that it does not have
 	down map[string]bool     // by backend
 	seen map[string][]string // by backend: the targets that it answered with 201 or took in silence
 }
@@ -45,12 +47,18 @@ func (w *applied) Send(ctx context.Context, b *backend.Backend, r Request) (Resp
 		return Response{}, ctx.Err()
 	case <-time.After(pause):
 	}
-	if luck < 3 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	has := slices.Contains(w.seen[b.ID], r.Target)
+	switch {
+	case luck == 0 && has:
+		return Response{Status: 409}, nil // it is there already
+	case luck == 0 && w.nays:
+		return Response{Status: 422}, nil
+	case luck < 3:
 		return Response{Status: 500}, nil
 	}
-	w.mu.Lock()
 	w.seen[b.ID] = append(w.seen[b.ID], r.Target)
-	w.mu.Unlock()
 	if luck == 3 {
 		return Response{}, context.DeadlineExceeded // the answer is lost
 	}
@@ -59,8 +67,11 @@ func (w *applied) Send(ctx context.Context, b *backend.Backend, r Request) (Resp
 
 // TestNothingIsLostAndNoOrderBroken runs engines one after the other over one
 // journal, each cut off at a random moment, with a window that is much smaller
-// than the backlog, over backends that fail at random. In the end each backend
-// has each write, and those of one key in the order of their admission.
+// than the backlog, over backends that fail and refuse at random, while clients
+// repeat themselves, operators retry and skip, and the journal cannot always be
+// read. In the end each backend has each write that was not rejected or skipped
+// there, nobody has one that was rejected, and those of one key came in the
+// order of their admission.
 func TestNothingIsLostAndNoOrderBroken(t *testing.T) {
 	for seed := range uint64(60) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -71,14 +82,25 @@ func TestNothingIsLostAndNoOrderBroken(t *testing.T) {
 
 func live(t *testing.T, seed uint64) {
 	rng := rand.New(rand.NewPCG(seed, 1))
-	world := &applied{rng: rng, down: map[string]bool{}, seen: map[string][]string{}}
-	journal := NewMemory()
+	world := &applied{rng: rand.New(rand.NewPCG(seed, 2)), nays: seed%2 == 0, down: map[string]bool{}, seen: map[string][]string{}}
+	journal := newHooked()
+	fail := func(*Record) error {
+		world.mu.Lock()
+		defer world.mu.Unlock()
+		if !world.well && world.rng.IntN(8) == 0 {
+			return errors.New("I/O error")
+		}
+		return nil
+	}
+	journal.on("Due", fail)
+	journal.on("Head", fail)
+	parks := seed%3 > 0
 	var names []string
 	for i := range 1 + rng.IntN(3) {
 		names = append(names, string(rune('a'+i)))
 	}
 	const keys = 4
-	admitted := map[string]uint64{} // target → seq
+	admitted := map[string]Answer{} // target → what the client was told last
 	var mu sync.Mutex
 	var engine *Engine
 	var plan *Plan
@@ -97,8 +119,12 @@ func live(t *testing.T, seed uint64) {
 		}
 		plan = &Plan{
 			Route: "register", Pool: newFakePool(members...), Success: []int{201}, Ack: AckAll,
+			Reject: []int{409, 422}, Already: []int{409},
 			Wait: 2 * time.Second, AttemptTimeout: time.Second,
 			Backoff: Backoff{Base: 50 * ms, Cap: time.Second, Jitter: 10 * ms},
+		}
+		if parks {
+			plan.MaxAttempts = 3
 		}
 		if ordered {
 			plan.OrderBy = OrderBy{Kind: OrderHeader, Name: "X-Key"}
@@ -111,6 +137,37 @@ func live(t *testing.T, seed uint64) {
 		go func() { _ = engine.Run(context.Background()) }()
 	}
 	restart()
+	submit := func(e *Engine, p *Plan, in Write) {
+		a, err := e.Submit(context.Background(), p, in)
+		if err == nil {
+			mu.Lock()
+			defer mu.Unlock()
+			if old, again := admitted[in.Target]; !again || old.Pending {
+				admitted[in.Target] = a
+			}
+		}
+	}
+	operate := func(all bool) {
+		f := Filter{Limit: 1000}
+		if all {
+			f.State = WriteParked
+		}
+		found, err := journal.List(context.Background(), f)
+		require.NoError(t, err)
+		for _, r := range found {
+			for _, d := range r.Deliveries {
+				switch {
+				case all && d.State == DeliveryParked:
+					require.NoError(t, engine.Retry(context.Background(), r.ID, d.Backend))
+				case all:
+				case d.State == DeliveryParked && rng.IntN(2) == 0:
+					_ = engine.Retry(context.Background(), r.ID, d.Backend)
+				case rng.IntN(20) == 0:
+					_ = engine.Skip(context.Background(), r.ID, d.Backend)
+				}
+			}
+		}
+	}
 	n := 0
 	for range 40 {
 		switch rng.IntN(12) {
@@ -121,42 +178,55 @@ func live(t *testing.T, seed uint64) {
 			world.mu.Lock()
 			world.down[name] = !world.down[name]
 			world.mu.Unlock()
-		default:
+		case 5, 6, 7, 8, 9, 10, 11:
 			for range rng.IntN(6) {
 				n++
-				target, key := fmt.Sprintf("/%d", n), fmt.Sprint(rng.IntN(keys))
-				e, p := engine, plan
-				go func() {
-					a, err := e.Submit(context.Background(), p, Write{
-						Method: "POST", Target: "/" + key + target, Fields: []Field{{"X-Key", key}},
-					})
-					if err == nil {
-						r, ok, _ := journal.Find(context.Background(), a.ID)
-						mu.Lock()
-						defer mu.Unlock()
-						if ok {
-							admitted["/"+key+target] = r.Seq
-						}
+				key := fmt.Sprint(rng.IntN(keys))
+				in := Write{Method: "POST", Target: fmt.Sprintf("/%s/%d", key, n), Fields: []Field{{"X-Key", key}}}
+				if times := rng.IntN(3); times > 0 { // else once, without a key
+					in.Key = in.Target
+					for range times {
+						go submit(engine, plan, in)
 					}
-				}()
+				}
+				go submit(engine, plan, in)
 			}
+		case 3, 4:
+			operate(false)
 		}
 		time.Sleep(time.Duration(rng.IntN(400)) * ms)
 	}
 	world.mu.Lock()
 	world.well = true
 	world.mu.Unlock()
-	time.Sleep(10 * time.Minute)
-	synctest.Wait()
+	for range 10 {
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		operate(true)
+	}
 
 	all, err := journal.List(context.Background(), Filter{Limit: 1000})
 	require.NoError(t, err)
+	known := map[string]Record{}
 	for _, r := range all {
-		require.Equal(t, WriteDone, r.State, "%+v", r)
+		require.NotContains(t, known, r.Write.Target, "admitted twice")
+		known[r.Write.Target] = r
+		require.Contains(t, []State{WriteDone, WriteRejected}, r.State, "%+v", r)
+		for _, d := range r.Deliveries {
+			if r.State == WriteRejected {
+				require.NotContains(t, world.seen[d.Backend], r.Write.Target, "it was rejected")
+			} else if d.State != DeliverySkipped {
+				require.Equal(t, DeliveryDone, d.State)
+				require.Contains(t, world.seen[d.Backend], r.Write.Target)
+			}
+		}
 	}
-	for target := range admitted {
-		for _, name := range names {
-			require.Contains(t, world.seen[name], target)
+	for target, a := range admitted {
+		r := known[target]
+		require.Equal(t, r.ID, a.ID)
+		if !a.Pending {
+			require.Equal(t, a.Rejected, r.State == WriteRejected)
+			require.True(t, a.Rejected || a.Acked == len(names))
 		}
 	}
 	for _, name := range names {

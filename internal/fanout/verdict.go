@@ -156,7 +156,7 @@ func (v *verdict) decide() {
 		switch d := &v.deliveries[i]; {
 		case d.State == DeliveryHeld:
 			held++
-		case d.Reached > 0 || d.Unknown || v.running[i]:
+		case d.LastStatus != 0 || d.Unknown || v.running[i]: // not Reached: a retry counts that anew
 			sent++
 		}
 		if v.deliveries[i].State == DeliveryPending {
@@ -167,6 +167,7 @@ func (v *verdict) decide() {
 	case held > 0 && sent == 0:
 		v.rejected = true
 		v.setAll(DeliveryPending, DeliveryCancelled, ReasonRejected)
+		v.setAll(DeliveryParked, DeliveryCancelled, ReasonRejected) // no operator can send it any more
 	case pending == 0:
 		v.setAll(DeliveryHeld, DeliveryParked, ReasonUndecided)
 	}

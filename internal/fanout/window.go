@@ -147,7 +147,7 @@ func (e *Engine) refill(l *lane, now time.Time) (wake time.Time) {
 // load reads for refill.
 func (e *Engine) load(l *lane, before time.Time, limit int) {
 	defer e.work.Done()
-	e.beginRead()
+	since := e.beginRead()
 	records, err := e.journal.Due(e.ctx, l.backend.Pool, l.backend.ID, before, limit)
 	e.mu.Lock()
 	defer e.unlock()
@@ -156,12 +156,12 @@ func (e *Engine) load(l *lane, before time.Time, limit int) {
 	now := time.Now()
 	brought := 0
 	for i := range records {
-		w, isNew := e.bring(&records[i], l.backend.ID, now)
+		w, isNew := e.bring(&records[i], l.backend.ID, since, now)
 		if isNew {
 			brought++
 		}
 		if w != nil {
-			e.letGo(w, l.backend.ID, now) // the journal found it to be first in its key
+			e.letGoFirst(w, l.backend.ID, since, now)
 		}
 	}
 	switch {
@@ -176,18 +176,41 @@ func (e *Engine) load(l *lane, before time.Time, limit int) {
 	e.pump(l, now)
 }
 
-// beginRead and endRead stand around a read of records from the journal: what
-// leaves memory meanwhile may have been read as it was before.
-func (e *Engine) beginRead() {
+// departures tells which writes left memory while records were read from the
+// journal: a read that began before may show them as they were, or not at all.
+type departures struct {
+	reads  int            // under way
+	count  int            // of all that left during reads
+	writes map[string]int // when each of them left, by count
+	keys   map[Key]int    // when the last of each key did
+}
+
+// note adds a write that leaves.
+func (d *departures) note(r *Record) {
+	if d.reads == 0 {
+		return
+	}
+	d.count++
+	d.writes[r.ID] = d.count
+	if r.Order != (Key{}) {
+		d.keys[r.Order] = d.count
+	}
+}
+
+// beginRead and endRead stand around a read of records from the journal. What
+// has left memory by departures later than since is not what was read.
+func (e *Engine) beginRead() (since int) {
 	e.mu.Lock()
-	e.reads++
-	e.mu.Unlock()
+	defer e.mu.Unlock()
+	e.left.reads++
+	return e.left.count
 }
 
 // endRead is called under the lock, when what was read has been looked at.
 func (e *Engine) endRead() {
-	if e.reads--; e.reads == 0 {
-		clear(e.left)
+	if e.left.reads--; e.left.reads == 0 {
+		clear(e.left.writes)
+		clear(e.left.keys)
 	}
 }
 
@@ -195,14 +218,14 @@ func (e *Engine) endRead() {
 // and takes it into memory if it is outside, which isNew reports. It returns
 // nil when the record is of no use. What has to wait for its turn in its key
 // asks for it, but at the backend head.
-func (e *Engine) bring(r *Record, head string, now time.Time) (w *write, isNew bool) {
+func (e *Engine) bring(r *Record, head string, since int, now time.Time) (w *write, isNew bool) {
 	if w := e.writes[r.ID]; w != nil {
 		return w, false
 	}
 	if e.stopping || e.admitting[r.ID] {
 		return nil, false
 	}
-	if e.left[r.ID] {
+	if e.left.writes[r.ID] > since {
 		// As it was read it is out of date. If it is outside now, whoever put
 		// it there has noted when it is due.
 		return nil, false
@@ -216,7 +239,9 @@ func (e *Engine) bring(r *Record, head string, now time.Time) (w *write, isNew b
 	}
 	e.enter(w, now)
 	if w.chain != nil {
-		w.chain.partial = true // others of its key may be outside
+		// Others of its key may be outside, unless it was alone in the journal, is
+		// alone here, and none has come and gone meanwhile.
+		w.chain.partial = !r.Alone || len(w.chain.writes) > 1 || e.left.keys[r.Order] > since
 	}
 	if r.State != WritePending { // the journal found it damaged, and parked it
 		for i, s := range w.verdict.deliveries {
@@ -240,10 +265,10 @@ func (e *Engine) bring(r *Record, head string, now time.Time) (w *write, isNew b
 	if len(w.verdict.moves) > 0 {
 		eff := e.apply(w, -1, now)
 		e.work.Add(1)
-		go func() {
+		go func(w *write) {
 			defer e.work.Done()
 			e.follow(w, eff)
-		}()
+		}(w)
 	}
 	if w.gone {
 		return nil, true
@@ -259,6 +284,7 @@ func (e *Engine) revive(r *Record) *write {
 	}
 	w.expires = r.Clock.Add(w.plan.MaxAge)
 	w.verdict = newVerdict(w.plan, append([]Delivery(nil), r.Deliveries...))
+	w.verdict.rejected = r.State == WriteRejected
 	w.deliveries = make([]*delivery, len(r.Deliveries))
 	for i := range w.verdict.deliveries {
 		s := &w.verdict.deliveries[i]
@@ -294,9 +320,7 @@ func (e *Engine) leave(w *write, unsettled bool) {
 	e.held -= w.size
 	e.expiry.remove(w)
 	e.unchain(w, unsettled)
-	if e.reads > 0 {
-		e.left[w.record.ID] = true
-	}
+	e.left.note(&w.record)
 }
 
 // queue schedules a pending delivery that has just come into memory: at once,

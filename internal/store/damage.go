@@ -18,74 +18,103 @@ import (
 // A page whose checksum is wrong takes all its rows with it, though a flipped
 // bit is in one of them at most. So when a page or a row proves to be damaged,
 // every row is looked at once with the page checksums off, and its own sum
-// judges it. Damaged writes are parked with what is left of them, and the
-// indexes are made anew from the rows, since an index has no sums of its own.
-// After that the journal reads without page checksums until the next start.
-// The other tables go on being read with them. What cannot be read even so,
-// because it does not hang together, is for Salvage.
+// judges it. The good ones go into new tables, of the damaged ones what is left
+// of them, parked; the indexes, which have no sums of their own, are made anew.
+//
+// All this only if the pages hang together: where they do not, a repair might
+// free or overwrite what belongs to somebody else. Then nothing is touched any
+// more, every call of the journal fails, and Salvage has to be asked.
 
 // verifying calls fn, which may read and write anything of the journal, and
-// calls it again if it comes upon damage that repair can deal with.
+// calls it again if it comes upon damage that can be repaired.
 func (j *Journal) verifying(fn func() error) error {
-	if !j.doubtful {
-		err := fn()
-		if !errors.Is(err, sqlite3.IOERR_DATA) && !errors.Is(err, errSum) {
-			return err
+	if j.ruined != nil {
+		return j.ruined
+	}
+	err := fn()
+	if errors.Is(err, sqlite3.IOERR_DATA) || errors.Is(err, errSum) {
+		if err := j.repair(); err != nil {
+			return j.ruin(err)
 		}
-	} else {
-		err := j.unverified(fn)
-		if !errors.Is(err, errSum) {
-			return err
-		}
+		err = fn()
 	}
-	if j.store.broken != nil {
-		return j.store.broken
-	}
-	if err := j.unverified(j.repair); err != nil {
-		return err
-	}
-	j.doubtful = true
-	return j.unverified(fn)
+	return j.ruin(err)
 }
 
-// unverified calls fn while page checksums are not looked at.
-func (j *Journal) unverified(fn func() error) error {
-	s := j.store
-	if err := s.conn.Exec(`PRAGMA checksum_verification = OFF`); err != nil {
-		return err
+// ruin notes an error that says that the pages do not hang together.
+func (j *Journal) ruin(err error) error {
+	if errors.Is(err, errStructure) || errors.Is(err, sqlite3.CORRUPT) || errors.Is(err, sqlite3.NOTADB) {
+		j.ruined = err
 	}
-	defer func() { _ = s.conn.Exec(`PRAGMA checksum_verification = ON`) }() // cannot fail: it only sets a variable
-	return fn()
+	return err
 }
 
-// repair looks at every row, parks the writes that are damaged, and makes the
-// indexes anew: all or nothing.
-func (j *Journal) repair() error {
-	s := j.store
-	var found []fanout.Record
-	err := s.commit(s.conn, func(c *sqlite3.Conn) error {
-		s.dropKept() // a schema does not change under a statement that is not over
-		if err := c.Exec(dropJournalIndexes); err != nil {
-			return err
-		}
-		bad, err := j.judge()
+var errStructure = errors.New("its pages do not hang together")
+
+// structure returns an error if the journal's pages do not hang together.
+func structure(c *sqlite3.Conn) error {
+	for _, check := range []string{`PRAGMA quick_check('writes')`, `PRAGMA quick_check('deliveries')`} {
+		found := ""
+		err := query(c, check, func(row *sqlite3.Stmt) {
+			// Other lines are about single rows, which their sums judge better.
+			if line := row.ColumnText(0); strings.HasPrefix(line, "*** ") || strings.HasPrefix(line, "Tree ") {
+				found = line
+			}
+		})
 		if err != nil {
 			return err
 		}
-		for _, seq := range bad {
-			r, err := j.rebuild(seq)
-			if err != nil {
-				return err
-			}
-			found = append(found, r)
+		if found != "" {
+			return fmt.Errorf("%w: %s", errStructure, found)
 		}
-		if err := c.Exec(settleTurns); err != nil {
+	}
+	return nil
+}
+
+// repair makes the journal anew from what can be read of it: all or nothing.
+func (j *Journal) repair() error {
+	s := j.store
+	if s.broken != nil {
+		return s.broken
+	}
+	s.dropKept()       // no schema changes under statements
+	defer s.dropKept() // those on the old tables
+	if err := s.conn.Exec(`PRAGMA checksum_verification = OFF; PRAGMA cache_spill = ON`); err != nil {
+		return err
+	}
+	defer func() { _ = s.conn.Exec(`PRAGMA checksum_verification = ON; PRAGMA cache_spill = OFF`) }() // cannot fail: it only sets variables
+	if err := structure(s.conn); err != nil {
+		return err
+	}
+	var found []fanout.Record
+	err := s.commit(s.conn, func(c *sqlite3.Conn) (err error) {
+		if err := c.Exec(oldJournal + journalTables); err != nil {
+			return err
+		}
+		bad, err := j.copyGood()
+		if err != nil {
 			return err
 		}
 		if err := c.Exec(journalIndexes); err != nil {
 			return err
 		}
-		return c.Exec(settleOrder)
+		for _, seq := range slices.Sorted(maps.Keys(bad)) {
+			r, any, err := j.rebuild(seq, bad[seq])
+			if err != nil {
+				return err
+			}
+			if any {
+				found = append(found, r)
+			}
+		}
+		if err := c.Exec(settleTurns); err != nil {
+			return err
+		}
+		if err := c.Exec(settleOrder); err != nil {
+			return err
+		}
+		s.dropKept()
+		return c.Exec(`DROP TABLE old_writes; DROP TABLE old_deliveries`)
 	})
 	if err != nil {
 		return err
@@ -112,104 +141,139 @@ const (
 		ELSE 0 END`
 	settleTurns = `UPDATE deliveries SET turn = ` + turnFromStates + ` WHERE turn <> ` + turnFromStates
 	settleOrder = `UPDATE deliveries SET turn = 2 WHERE turn = 3 AND order_key IS NOT NULL AND EXISTS (
-		SELECT 1 FROM deliveries AS d WHERE d.turn > 0 AND d.pool = deliveries.pool AND d.backend = deliveries.backend
+		SELECT 1 FROM deliveries AS d INDEXED BY deliveries_order WHERE d.turn > 0 AND d.pool = deliveries.pool AND d.backend = deliveries.backend
 		AND d.order_key = deliveries.order_key AND d.seq < deliveries.seq)`
 )
 
-// judge returns the numbers of the writes that have a damaged row or lack one.
-func (j *Journal) judge() ([]int64, error) {
-	s := j.store
-	bad := make(map[int64]bool)
-	want, ids, keys := make(map[int64]int), make(map[string]int64), make(map[string]int64)
-	err := s.run(`SELECT `+writeColumns+` FROM writes ORDER BY seq`, func(row *sqlite3.Stmt) bool {
-		w, ok := scanWrite(row)
-		r := fanout.Record{ID: w.id}
-		backends, err := j.openHead(&r, w.head)
-		if request := blob(row, 15); err == nil && request != nil {
-			err = j.openRequest(&r, request)
-		}
-		if err == nil {
-			err = j.openReply(&r, w.reply)
-		}
-		want[w.seq] = len(backends)
-		_, twice := ids[w.id]
-		_, again := keys[string(w.claim)]
-		if !ok || err != nil || twice || again {
-			bad[w.seq] = true
-			return true
-		}
-		ids[w.id] = w.seq
-		if w.claim != nil {
-			keys[string(w.claim)] = w.seq
-		}
-		return true
-	})
-	if err != nil {
-		return nil, err
-	}
-	err = s.run(`SELECT `+deliveryColumns+` FROM deliveries ORDER BY seq, place`, func(row *sqlite3.Stmt) bool {
-		d, ok := scanDelivery(row)
-		if _, known := want[d.seq]; !ok || !known {
-			bad[d.seq] = true
-		}
-		want[d.seq]--
-		return true
-	})
-	for seq, left := range want {
-		if left != 0 {
-			bad[seq] = true
-		}
-	}
-	return slices.Sorted(maps.Keys(bad)), err
+// rubble is what was found of a write that is damaged or not complete.
+type rubble struct {
+	write      *writeRow
+	request    []byte
+	deliveries []deliveryRow
 }
 
-// rebuild puts what is left of a damaged write in its place, and returns it.
-func (j *Journal) rebuild(seq int64) (fanout.Record, error) {
+// copyGood copies the good rows into the new tables, and returns the rest by
+// number.
+func (j *Journal) copyGood() (map[int64]*rubble, error) {
+	s := j.store
+	bad := make(map[int64]*rubble)
+	at := func(seq int64) *rubble {
+		if bad[seq] == nil {
+			bad[seq] = &rubble{}
+		}
+		return bad[seq]
+	}
+	missing := make(map[int64]int)
+	var failed error
+	err := s.run(`SELECT `+writeColumns+` FROM old_writes ORDER BY seq`, func(row *sqlite3.Stmt) bool {
+		w, ok := scanWrite(row)
+		request := blob(row, 15)
+		backends, readable := j.readable(&w, request)
+		if !ok || !readable {
+			at(w.seq).write, at(w.seq).request = &w, request
+		}
+		if ok {
+			missing[w.seq] = len(backends)
+			failed = j.putWrite(&w, request)
+		}
+		return failed == nil
+	})
+	if err := errors.Join(err, failed); err != nil {
+		return nil, err
+	}
+	err = s.run(`SELECT `+deliveryColumns+` FROM old_deliveries ORDER BY seq, place`, func(row *sqlite3.Stmt) bool {
+		d, ok := scanDelivery(row)
+		if _, known := missing[d.seq]; !ok || !known {
+			rest := at(d.seq)
+			if ok {
+				rest.deliveries = append(rest.deliveries, d)
+			}
+		}
+		if ok {
+			missing[d.seq]--
+			failed = j.putDelivery(&d)
+		}
+		return failed == nil
+	})
+	for seq, n := range missing {
+		if n != 0 {
+			at(seq)
+		}
+	}
+	return bad, errors.Join(err, failed)
+}
+
+// readable reports whether all that is sealed in a write can be opened, and
+// returns its backends.
+func (j *Journal) readable(w *writeRow, request []byte) (backends []string, ok bool) {
+	r := fanout.Record{ID: w.id}
+	backends, err := j.openHead(&r, w.head)
+	if err == nil {
+		err = j.openReply(&r, w.reply)
+	}
+	if err == nil && request != nil {
+		err = j.openRequest(&r, request)
+	}
+	return backends, err == nil
+}
+
+// rebuild puts what is left of a write in its place, and returns it. any is
+// false if nothing is, or only a row whose number is what is damaged: the
+// deliveries tell the right one.
+func (j *Journal) rebuild(seq int64, found *rubble) (r fanout.Record, any bool, err error) {
 	s := j.store
 	var w writeRow
 	var request []byte
 	ok := false
-	err := s.run(`SELECT `+writeColumns+` FROM writes WHERE seq = ?`, func(row *sqlite3.Stmt) bool {
+	err = s.run(`SELECT `+writeColumns+` FROM writes WHERE seq = ?`, func(row *sqlite3.Stmt) bool {
 		w, ok = scanWrite(row)
 		request = blob(row, 15)
 		return true
 	}, seq)
 	if err != nil {
-		return fanout.Record{}, err
+		return r, false, err
 	}
-	w.seq = seq
 	var rows []deliveryRow
-	var good []bool
 	err = s.run(`SELECT `+deliveryColumns+` FROM deliveries WHERE seq = ? ORDER BY place`, func(row *sqlite3.Stmt) bool {
-		d, ok := scanDelivery(row)
-		rows, good = append(rows, d), append(good, ok)
+		d, _ := scanDelivery(row)
+		rows = append(rows, d)
 		return true
 	}, seq)
 	if err != nil {
-		return fanout.Record{}, err
+		return r, false, err
 	}
-	r := j.remains(&w, ok, request, rows, good)
+	if !ok && found.write != nil {
+		w, request = *found.write, found.request
+	}
+	if !ok && len(rows) == 0 {
+		return r, false, nil
+	}
+	settledAt := w.settledAt
+	w.seq = seq
+	r = j.remains(&w, ok, request, rows)
 	if err := j.erase(seq); err != nil {
-		return r, err
+		return r, false, err
 	}
-	// Another one may have its id or its claim, if that is what is damaged.
-	taken := false
-	if err := s.run(`SELECT 1 FROM writes WHERE id = ?`, func(*sqlite3.Stmt) bool { taken = true; return true }, r.ID); err != nil {
-		return r, err
+	err = j.adopt(&r, settledAt) // may change r
+	return r, true, err
+}
+
+// adopt stores a record that comes from elsewhere under its own number, within
+// a transaction. Its id or its claim may be damaged, and be another one's.
+func (j *Journal) adopt(r *fanout.Record, settledAt int64) error {
+	if _, taken, err := j.findRow(r.ID); err != nil {
+		return err
+	} else if taken {
+		r.ID = damagedID(number64(r.Seq))
 	}
-	if taken {
-		r.ID = damagedID(seq)
-	}
-	taken = false
 	if claim := j.seal.key(r.Claim); claim != nil {
-		if err := s.run(`SELECT 1 FROM writes WHERE claim = ?`, func(*sqlite3.Stmt) bool { taken = true; return true }, claim); err != nil {
-			return r, err
+		if first, err := j.claimed(claim); err != nil {
+			return err
+		} else if first != nil {
+			r.Claim = fanout.Key{}
 		}
 	}
-	if taken {
-		r.Claim = fanout.Key{}
-	}
-	return r, j.put(&r, w.settledAt)
+	return j.put(r, settledAt)
 }
 
 // put stores a record under its own number, within a transaction.
@@ -239,9 +303,10 @@ func (j *Journal) put(r *fanout.Record, settledAt int64) error {
 
 func damagedID(seq int64) string { return fmt.Sprintf("damaged-%d", seq) }
 
-// remains is what is left of a write whose rows are damaged. What is not
-// settled is parked. Without all that has to be sent it has no method.
-func (j *Journal) remains(w *writeRow, ok bool, request []byte, rows []deliveryRow, good []bool) fanout.Record {
+// remains is what is left of a write: its row, which ok says is good, and those
+// rows of its deliveries that are. What is not settled is parked. Without all
+// that has to be sent it has no method.
+func (j *Journal) remains(w *writeRow, ok bool, request []byte, rows []deliveryRow) fanout.Record {
 	r := fanout.Record{
 		Seq: uint64(max(0, w.seq)), ID: w.id, Route: plain(w.route), Pool: plain(w.pool), Created: timeOf(w.created),
 		Clock: timeOf(w.clock), State: fanout.State(w.state), Told: w.told != 0,
@@ -264,10 +329,8 @@ func (j *Journal) remains(w *writeRow, ok bool, request []byte, rows []deliveryR
 		r.Write = fanout.Write{Target: r.Write.Target, RequestID: r.Write.RequestID}
 	}
 	for i := range rows {
-		if good[i] && !ok {
-			r.Pool = rows[i].pool // it stands in both
-		}
-		if err != nil && (good[i] || plain(rows[i].backend) == rows[i].backend) && !slices.Contains(backends, rows[i].backend) {
+		r.Pool = rows[i].pool // it stands in both
+		if err != nil {
 			backends = append(backends, rows[i].backend)
 		}
 	}
@@ -278,7 +341,7 @@ func (j *Journal) remains(w *writeRow, ok bool, request []byte, rows []deliveryR
 			d.State = fanout.DeliveryParked
 		}
 		for i := range rows {
-			if rows[i].backend != b || !good[i] {
+			if rows[i].backend != b {
 				continue
 			}
 			got, _ := j.delivery(w.id, &rows[i]) // without its error's text if that is damaged

@@ -135,13 +135,13 @@ func everything(t *testing.T, j *Journal) (found map[uint64]fanout.Record, told 
 			return nil, nil, err
 		}
 		for _, r := range rs {
-			found[r.Seq] = r
 			same, ok, err := j.Find(t.Context(), r.ID)
 			if err != nil {
 				return nil, nil, err
 			}
 			require.True(t, ok)
-			require.Equal(t, r, same)
+			require.Equal(t, r.Seq, same.Seq)
+			found[r.Seq] = same
 		}
 	}
 	return found, told, nil
@@ -153,6 +153,7 @@ func TestADamagedRowIsParkedAndItsNeighboursGoOn(t *testing.T) {
 		l := newLedger(t, key)
 		for text, sendable := range map[string]bool{
 			"body of write-050": false, "/target-of-write-050": false, "reply to write-050": true, "error of write-050": true, "request-write-050": false,
+			"write-050registerusers": true, // columns of the row itself
 		} {
 			t.Run(name+" "+text, func(t *testing.T) {
 				places := 0
@@ -224,7 +225,7 @@ func TestNoDamageIsSilent(t *testing.T) {
 	for name, key := range map[string][]byte{"plain": nil, "encrypted": testKey(1)} {
 		l := newLedger(t, key)
 		ends := make(map[string]int)
-		for mishap, damage := range mishaps(l.content, 120) {
+		for mishap, damage := range mishaps(l.content, 40) {
 			path := l.after(t, damage)
 			t.Run(name+" "+mishap, func(t *testing.T) {
 				s, err := Open(path)
@@ -244,6 +245,9 @@ func TestNoDamageIsSilent(t *testing.T) {
 				if err != nil {
 					require.ErrorIs(t, err, ErrDamaged)
 					isUnavailable(t, err)
+					require.ErrorIs(t, j.Admit(t.Context(), write("later")), ErrDamaged)
+					_, err = j.Oldest(t.Context())
+					require.ErrorIs(t, err, ErrDamaged)
 					ends["refused"]++
 					return
 				}
@@ -271,7 +275,7 @@ func TestNoDamageIsSilent(t *testing.T) {
 func TestSalvage(t *testing.T) {
 	for name, key := range map[string][]byte{"plain": nil, "encrypted": testKey(1)} {
 		l := newLedger(t, key)
-		all := mishaps(l.content, 60)
+		all := mishaps(l.content, 20)
 		all["nothing"] = func([]byte) {}
 		whole := 0
 		for mishap, damage := range all {
@@ -381,7 +385,7 @@ func TestAnIndexThatLiesIsFound(t *testing.T) {
 			break
 		}
 		page := (from + next) / 4096 * 4096
-		if l.content[page] == 10 { // a leaf of an index
+		if l.content[page] == 10 && !bytes.HasSuffix(l.content[:from+next], []byte("error of ")) { // a leaf of an index
 			at = from + next
 		}
 		from += next + 1
@@ -394,6 +398,8 @@ func TestAnIndexThatLiesIsFound(t *testing.T) {
 	require.True(t, ok)
 	require.Equal(t, "whole", l.judge(t, "write-040", r, ok))
 	broken := ""
-	require.NoError(t, query(s.conn, "PRAGMA integrity_check", func(row *sqlite3.Stmt) { broken += row.ColumnText(0) }))
+	require.NoError(t, s.read(t.Context(), func(c *sqlite3.Conn) error {
+		return query(c, "PRAGMA integrity_check", func(row *sqlite3.Stmt) { broken += row.ColumnText(0) })
+	}))
 	require.Equal(t, "ok", broken)
 }

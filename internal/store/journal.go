@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -46,7 +47,6 @@ const reasonUnacknowledged fanout.Reason = "unacknowledged"
 // JournalOptions are what Journal needs to know.
 type JournalOptions struct {
 	// Key encrypts what clients and backends send, if it is not nil: 32 bytes.
-	// ParseKey reads one.
 	Key []byte
 }
 
@@ -78,7 +78,7 @@ type Journal struct {
 	seq      int64                   // the last one given
 	syncs    int64                   // counts commits that had nothing to write but had to sync
 	unsynced bool                    // something was committed without a sync
-	doubtful bool                    // the file is damaged: page checksums are off, rows are judged by their own
+	ruined   error                   // why nothing can be read any more
 	damaged  map[int64]fanout.Record // parked for it, and not returned by Due or Head yet
 }
 
@@ -88,6 +88,8 @@ type admission struct {
 	request    []byte
 	deliveries []deliveryRow
 	result     chan error // holds one
+
+	alone bool // no other of its key is unsettled
 
 	begun     bool // it is in a transaction
 	abandoned bool // nobody waits for it any more
@@ -133,7 +135,7 @@ func (j *Journal) begin() error {
 		func(row *sqlite3.Stmt) bool { j.seq = row.ColumnInt64(0); return true }); err != nil {
 		return err
 	}
-	if want := j.seal.check(); string(check) != string(want) {
+	if want := j.seal.check(); !bytes.Equal(check, want) {
 		used := false
 		if err := s.run(`SELECT 1 FROM writes LIMIT 1`, func(*sqlite3.Stmt) bool { used = true; return false }); err != nil {
 			return err
@@ -220,7 +222,7 @@ func (j *Journal) Admit(ctx context.Context, r *fanout.Record) error {
 	if err != nil {
 		return j.refusal(err)
 	}
-	r.Seq = uint64(max(0, a.write.seq))
+	r.Seq, r.Alone = uint64(max(0, a.write.seq)), a.alone
 	return nil
 }
 
@@ -495,11 +497,14 @@ func (j *Journal) commitAll(batch []*admission, taken *changes, sync bool) error
 		return nil
 	})
 	if err == nil {
+		if len(taken.order) > 0 {
+			crash.At("journal.outcomes-committed")
+		}
 		*taken = changes{}
 		j.settle(batch, results)
 		return nil
 	}
-	if len(batch) > 1 && j.store.broken == nil && j.store.conn != nil {
+	if len(batch) > 1 && j.store.broken == nil && j.ruined == nil && j.store.conn != nil {
 		half := len(batch) / 2
 		err = j.commitAll(batch[:half], taken, sync)
 		return errors.Join(err, j.commitAll(batch[half:], taken, sync))
@@ -590,11 +595,19 @@ func (j *Journal) insert(a *admission) error {
 	if err := j.putWrite(w, a.request); err != nil {
 		return err
 	}
+	a.alone = w.order != nil
 	for i := range a.deliveries {
 		d := &a.deliveries[i]
 		d.seq = w.seq
-		if err := j.putTurn(d); err != nil {
-			return err
+		if d.order != nil {
+			first, err := j.neighbour(firstOfKey, d.pool, d.backend, d.order)
+			if err != nil {
+				return err
+			}
+			a.alone = a.alone && first.seq == 0
+			if d.turn == turnReady && first.seq != 0 && first.seq < d.seq {
+				d.turn = turnWaits
+			}
 		}
 		if err := j.putDelivery(d); err != nil {
 			return err
@@ -646,9 +659,27 @@ type neighbour struct {
 }
 
 const (
-	firstOfKey = `SELECT seq, place, turn, state FROM deliveries WHERE turn > 0 AND pool = ? AND backend = ? AND order_key = ? ORDER BY seq LIMIT 1`
-	nextOfKey  = `SELECT seq, place, turn, state FROM deliveries WHERE turn > 0 AND pool = ? AND backend = ? AND order_key = ? AND seq > ? ORDER BY seq LIMIT 1`
+	firstOfKey  = `SELECT seq, place, turn, state FROM deliveries INDEXED BY deliveries_order WHERE turn > 0 AND pool = ? AND backend = ? AND order_key = ? ORDER BY seq LIMIT 1`
+	othersOfKey = `SELECT 1 FROM deliveries INDEXED BY deliveries_order WHERE turn > 0 AND pool = ? AND backend = ? AND order_key = ? AND seq <> ? LIMIT 1`
+	nextOfKey   = `SELECT seq, place, turn, state FROM deliveries INDEXED BY deliveries_order WHERE turn > 0 AND pool = ? AND backend = ? AND order_key = ? AND seq > ? ORDER BY seq LIMIT 1`
 )
+
+// alone reports whether no other unsettled delivery is of the same key as any
+// of rows, which are of one write.
+func (j *Journal) alone(rows []deliveryRow) (alone bool, err error) {
+	alone = true
+	for i := 0; i < len(rows) && alone; i++ {
+		d := &rows[i]
+		if d.order == nil {
+			return false, nil
+		}
+		err = j.store.run(othersOfKey, func(*sqlite3.Stmt) bool { alone = false; return false }, d.pool, d.backend, d.order, d.seq)
+		if err != nil {
+			return false, err
+		}
+	}
+	return alone, nil
+}
 
 func (j *Journal) neighbour(sql string, args ...any) (n neighbour, err error) {
 	err = j.store.run(sql, func(row *sqlite3.Stmt) bool {
@@ -791,6 +822,7 @@ func (j *Journal) forget() (more bool) {
 	}
 	defer s.endTurn()
 	err := j.commit(false, func() error {
+		crash.At("journal.retention")
 		var gone []int64
 		err := s.run(old, func(row *sqlite3.Stmt) bool {
 			gone = append(gone, row.ColumnInt64(0))
@@ -811,7 +843,6 @@ func (j *Journal) forget() (more bool) {
 				return err
 			}
 		}
-		crash.At("journal.retention")
 		return nil
 	})
 	return more && err == nil

@@ -100,14 +100,16 @@ func (j *Journal) Find(ctx context.Context, id string) (r fanout.Record, ok bool
 
 // The queries of readers.
 const (
-	due        = `SELECT seq FROM deliveries WHERE turn > 0 AND turn = 3 AND pool = ? AND backend = ? AND next <= ? ORDER BY next, seq LIMIT ?`
-	listAll    = `SELECT seq FROM writes WHERE seq > ? ORDER BY seq LIMIT ?`
-	listRange  = `SELECT seq FROM writes WHERE state = ? AND pool = ? AND seq > ? ORDER BY seq LIMIT ?`
-	firstPool  = `SELECT pool FROM writes WHERE state = ? ORDER BY pool LIMIT 1`
-	nextPool   = `SELECT pool FROM writes WHERE state = ? AND pool > ? ORDER BY pool LIMIT 1`
-	countTurns = `SELECT pool, backend, sum(turn > 1), sum(turn = 1) FROM deliveries WHERE turn > 0 GROUP BY pool, backend`
-	pendingOf  = `SELECT route, count(*), sum(size) FROM writes WHERE state = 'pending' GROUP BY route`
-	byID       = `SELECT ` + writeColumns + ` FROM writes WHERE id = ?`
+	due       = `SELECT seq FROM deliveries INDEXED BY deliveries_turn WHERE turn > 0 AND turn = 3 AND pool = ? AND backend = ? AND next <= ? ORDER BY next, seq LIMIT ?`
+	listAll   = `SELECT seq FROM writes WHERE seq > ? ORDER BY seq LIMIT ?`
+	listRange = `SELECT seq FROM writes WHERE state = ? AND pool = ? AND seq > ? ORDER BY seq LIMIT ?`
+	firstPool = `SELECT pool FROM writes WHERE state = ? ORDER BY pool LIMIT 1`
+	nextPool  = `SELECT pool FROM writes WHERE state = ? AND pool > ? ORDER BY pool LIMIT 1`
+	countTurn = `SELECT count(*) FROM deliveries INDEXED BY deliveries_turn WHERE turn > 0 AND pool = ? AND backend = ? AND turn = ?`
+	firstLane = `SELECT pool, backend FROM deliveries INDEXED BY deliveries_turn WHERE turn > 0 ORDER BY pool, backend LIMIT 1`
+	nextLane  = `SELECT pool, backend FROM deliveries INDEXED BY deliveries_turn WHERE turn > 0 AND (pool, backend) > (?, ?) ORDER BY pool, backend LIMIT 1`
+	pendingOf = `SELECT route, size FROM writes WHERE state = 'pending'`
+	byID      = `SELECT ` + writeColumns + ` FROM writes WHERE id = ?`
 )
 
 // Due implements fanout.Journal.
@@ -217,22 +219,52 @@ func (j *Journal) Totals(ctx context.Context) (t fanout.Totals, err error) {
 	err = j.look(ctx, func() error {
 		t = fanout.Totals{Seq: uint64(max(0, j.seq))}
 		defer clear(j.damaged) // they are counted as parked
-		err := j.store.run(countTurns,
-			func(row *sqlite3.Stmt) bool {
-				t.Backends = append(t.Backends, fanout.BackendTotal{
-					Pool: row.ColumnText(0), Backend: row.ColumnText(1), Pending: row.ColumnInt(2), Parked: row.ColumnInt(3),
-				})
-				return true
-			})
-		if err != nil {
+		if err := j.countBackends(&t); err != nil {
 			return err
 		}
-		return j.store.run(pendingOf, func(row *sqlite3.Stmt) bool {
-			t.Routes = append(t.Routes, fanout.RouteTotal{Route: row.ColumnText(0), Writes: row.ColumnInt(1), Bytes: row.ColumnInt64(2)})
+		// Summed here: GROUP BY would sort them all.
+		routes := make(map[string]*fanout.RouteTotal)
+		err := j.store.run(pendingOf, func(row *sqlite3.Stmt) bool {
+			name := row.ColumnRawText(0)
+			total := routes[string(name)]
+			if total == nil {
+				total = &fanout.RouteTotal{Route: string(name)}
+				routes[total.Route] = total
+			}
+			total.Writes++
+			total.Bytes += row.ColumnInt64(1)
 			return true
 		})
+		for _, total := range routes {
+			t.Routes = append(t.Routes, *total)
+		}
+		return err
 	})
 	return t, err
+}
+
+// countBackends fills in t.Backends: it looks for each where the one before
+// ends, and counts within the index.
+func (j *Journal) countBackends(t *fanout.Totals) error {
+	var b fanout.BackendTotal
+	found := false
+	each := func(row *sqlite3.Stmt) bool {
+		b, found = fanout.BackendTotal{Pool: row.ColumnText(0), Backend: row.ColumnText(1)}, true
+		return true
+	}
+	err := j.store.run(firstLane, each)
+	for found && err == nil {
+		for turn, n := range map[int64]*int{turnParked: &b.Parked, turnWaits: &b.Pending, turnReady: &b.Pending} {
+			err := j.store.run(countTurn, func(row *sqlite3.Stmt) bool { *n += row.ColumnInt(0); return true }, b.Pool, b.Backend, turn)
+			if err != nil {
+				return err
+			}
+		}
+		t.Backends = append(t.Backends, b)
+		found = false
+		err = j.store.run(nextLane, each, b.Pool, b.Backend)
+	}
+	return err
 }
 
 // Oldest implements fanout.Journal.
@@ -349,7 +381,14 @@ func (j *Journal) load(seq int64) (*fanout.Record, error) {
 	if err != nil {
 		return nil, err
 	}
-	return j.record(&w, request, rows)
+	r, err := j.record(&w, request, rows)
+	if err != nil {
+		return nil, err
+	}
+	if w.order != nil && !ended(r.State) {
+		r.Alone, err = j.alone(rows)
+	}
+	return r, err
 }
 
 // record makes a record of its rows; its error is errSum.

@@ -69,11 +69,11 @@ func (d *decoder) number() int64 {
 
 func (d *decoder) bytes() []byte {
 	size, n := binary.Uvarint(d.rest)
-	if n <= 0 || size > uint64(len(d.rest)-n) {
+	if n <= 0 || size > math.MaxInt32 || int(size) > len(d.rest)-n {
 		d.bad, d.rest = true, nil
 		return nil
 	}
-	b := d.rest[n : n+int(size)] //nolint:gosec // G115: it is at most len(d.rest)
+	b := d.rest[n : n+int(size)]
 	d.rest = d.rest[n+len(b):]
 	return b
 }
@@ -115,12 +115,12 @@ func (j *Journal) head(r *fanout.Record) []byte {
 	for i := range r.Deliveries {
 		e.text(r.Deliveries[i].Backend)
 	}
-	return j.seal.seal(e, "head "+r.ID)
+	return j.seal.seal(e, r.ID, "head")
 }
 
 // openHead fills r from a head and returns its backends.
 func (j *Journal) openHead(r *fanout.Record, head []byte) (backends []string, err error) {
-	plain, err := j.seal.open(head, "head "+r.ID)
+	plain, err := j.seal.open(head, r.ID, "head")
 	if err != nil {
 		return nil, err
 	}
@@ -144,11 +144,11 @@ func (j *Journal) request(r *fanout.Record) []byte {
 	e.text(r.Write.Key)
 	e.fields(r.Write.Fields)
 	e.bytes(r.Write.Body)
-	return j.seal.seal(e, "request "+r.ID)
+	return j.seal.seal(e, r.ID, "request")
 }
 
 func (j *Journal) openRequest(r *fanout.Record, request []byte) error {
-	plain, err := j.seal.open(request, "request "+r.ID)
+	plain, err := j.seal.open(request, r.ID, "request")
 	if err != nil {
 		return err
 	}
@@ -170,14 +170,14 @@ func (j *Journal) reply(r *fanout.Record) []byte {
 	e.number(int64(r.Reply.Response.RetryAfter))
 	e.fields(r.Reply.Response.Fields)
 	e.bytes(r.Reply.Response.Body)
-	return j.seal.seal(e, "reply "+r.ID)
+	return j.seal.seal(e, r.ID, "reply")
 }
 
 func (j *Journal) openReply(r *fanout.Record, reply []byte) error {
 	if reply == nil {
 		return nil
 	}
-	plain, err := j.seal.open(reply, "reply "+r.ID)
+	plain, err := j.seal.open(reply, r.ID, "reply")
 	if err != nil {
 		return err
 	}
@@ -197,7 +197,7 @@ func (j *Journal) errorText(id string, d *fanout.Delivery) []byte {
 	if d.Error == "" {
 		return nil
 	}
-	return j.seal.seal([]byte(d.Error), "error "+d.Backend+" "+id)
+	return j.seal.seal([]byte(d.Error), id, "error "+d.Backend)
 }
 
 // sum is a row's checksum: over every value with its length.
@@ -318,7 +318,7 @@ func (j *Journal) delivery(id string, row *deliveryRow) (fanout.Delivery, error)
 		LastStatus: int(row.status), Next: timeOf(row.next),
 	}
 	if row.err != nil {
-		text, err := j.seal.open(row.err, "error "+row.backend+" "+id)
+		text, err := j.seal.open(row.err, id, "error "+row.backend)
 		if err != nil {
 			return d, err
 		}

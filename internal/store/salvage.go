@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -65,6 +66,9 @@ func Salvage(ctx context.Context, from, to string, key []byte) (report Report, e
 	}
 	fresh := filepath.Join(dir, "fresh")
 	if err := salvage(ctx, wreck, fresh, key, &report); err != nil {
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
 		return report, fmt.Errorf("the store %s cannot be salvaged: %w", from, err)
 	}
 	// All at once: a store that is there is whole.
@@ -113,7 +117,7 @@ func salvage(ctx context.Context, wreck, fresh string, key []byte, report *Repor
 	switch {
 	case err != nil:
 		report.lose("whether the journal is encrypted: %v", err)
-	case string(check) != string(seal.check()):
+	case !bytes.Equal(check, seal.check()):
 		return errors.New("its journal was not written with this key: give the one that it was written with (storage.key_env)")
 	}
 
@@ -141,19 +145,20 @@ func salvage(ctx context.Context, wreck, fresh string, key []byte, report *Repor
 }
 
 // walk calls each with the rows of a statement that takes the lowest number to
-// begin with, and gives rows by rising number in its first column. A row that
-// cannot be reached ends it; it begins again at the next number that can be,
-// and lost hears of the gap.
-func (s *Store) walk(sql string, each func(row *sqlite3.Stmt), lost func(from, to int64, err error)) {
+// begin with, and gives rows by rising number in its first column. each says
+// whether that number can be believed. A row that cannot be reached ends it; it
+// begins again at the next number that can be, and lost hears of the gap.
+func (s *Store) walk(sql string, each func(row *sqlite3.Stmt) bool, lost func(from, to int64, err error)) {
 	readable := func(n int64) (next int64, err error) {
 		next = math.MaxInt64
 		err = s.run(sql, func(row *sqlite3.Stmt) bool { next = row.ColumnInt64(0); return false }, n)
 		return next, err
 	}
-	for at := int64(math.MinInt64); ; {
+	for at := int64(0); ; {
 		err := s.run(sql, func(row *sqlite3.Stmt) bool {
-			at = row.ColumnInt64(0) + 1
-			each(row)
+			if n := row.ColumnInt64(0); each(row) && n >= at && n < math.MaxInt64 {
+				at = n + 1
+			}
 			return true
 		}, at)
 		if err == nil || errors.Is(err, sqlite3.INTERRUPT) {
@@ -161,7 +166,7 @@ func (s *Store) walk(sql string, each func(row *sqlite3.Stmt), lost func(from, t
 		}
 		// at is the first that cannot be reached. Look ahead in steps that
 		// double, then halve the distance.
-		bad, good := max(at, 0), int64(-1)
+		bad, good := at, int64(-1)
 		for step := int64(1); good < 0 && bad < math.MaxInt64-step; step *= 2 {
 			if _, probe := readable(bad + step); probe == nil {
 				good = bad + step
@@ -170,7 +175,7 @@ func (s *Store) walk(sql string, each func(row *sqlite3.Stmt), lost func(from, t
 			}
 		}
 		if good < 0 {
-			lost(max(at, 0), math.MaxInt64, err)
+			lost(at, math.MaxInt64, err)
 			return
 		}
 		for good-bad > 1 {
@@ -182,49 +187,37 @@ func (s *Store) walk(sql string, each func(row *sqlite3.Stmt), lost func(from, t
 			}
 		}
 		next, _ := readable(good)
-		lost(max(at, 0), next-1, err)
 		if next == math.MaxInt64 {
+			lost(at, next, err)
 			return
 		}
-		at = next
+		lost(at, next-1, err)
+		at = max(at+1, next)
 	}
 }
 
 // bringWrites copies what is not settled.
 func (j *Journal) bringWrites(ctx context.Context, to *Journal, report *Report) error {
-	type found struct {
-		w       writeRow
-		ok      bool
-		request []byte
-	}
-	var failed error
 	s := j.store
+	var failed error
 	last := int64(0)
-	bring := func(f found) error {
-		last = max(last, f.w.seq)
-		if f.ok && ended(fanout.State(f.w.state)) {
-			return nil
+	seen := make(map[int64]bool)
+	strange := 0 // rows without a number that can be believed
+	bring := func(w *writeRow, ok bool, request []byte) {
+		rows, complete, err := j.goodRows(w.seq)
+		if err != nil || failed != nil {
+			failed = errors.Join(failed, err)
+			return
 		}
-		var rows []deliveryRow
-		var good []bool
-		err := s.run(`SELECT `+deliveryColumns+` FROM deliveries WHERE seq = ? ORDER BY place`, func(row *sqlite3.Stmt) bool {
-			d, ok := scanDelivery(row)
-			rows, good = append(rows, d), append(good, ok)
-			return true
-		}, f.w.seq)
-		if errors.Is(err, sqlite3.INTERRUPT) {
-			return err
+		if !ok && len(rows) == 0 {
+			strange++
+			return
 		}
-		whole := err == nil && f.ok
-		for _, ok := range good {
-			whole = whole && ok
-		}
-		var r *fanout.Record
-		if whole {
-			r, err = j.record(&f.w, f.request, rows)
-		}
-		if !whole || err != nil {
-			remains := j.remains(&f.w, f.ok, f.request, rows, good)
+		seen[w.seq] = true
+		last = max(last, w.seq)
+		r, err := j.record(w, request, rows)
+		if !ok || !complete || err != nil || request == nil && !ended(r.State) && r.Write.Method != "" {
+			remains := j.remains(w, ok, request, rows)
 			r = &remains
 			report.Damaged++
 		}
@@ -233,45 +226,67 @@ func (j *Journal) bringWrites(ctx context.Context, to *Journal, report *Report) 
 		} else {
 			report.Writes++
 		}
-		return to.adopt(r)
+		failed = to.adopt(r, 0)
 	}
-	s.walk(`SELECT `+writeColumns+` FROM writes WHERE seq >= ? ORDER BY seq`, func(row *sqlite3.Stmt) {
-		if failed != nil || ctx.Err() != nil {
+	s.walk(`SELECT `+writeColumns+` FROM writes WHERE seq >= ? ORDER BY seq`, func(row *sqlite3.Stmt) bool {
+		w, ok := scanWrite(row)
+		switch {
+		case ctx.Err() != nil:
+		case ok && ended(fanout.State(w.state)):
+			seen[w.seq] = true
+			last = max(last, w.seq)
+		default:
+			bring(&w, ok, blob(row, 15))
+		}
+		return ok
+	}, func(from, to int64, err error) {
+		if to == math.MaxInt64 {
+			report.lose("writes from number %d on, if there were any: %v", from, err)
 			return
 		}
-		f := found{request: blob(row, 15)}
-		f.w, f.ok = scanWrite(row)
-		failed = bring(f)
-	}, func(from, next int64, err error) {
-		if next == math.MaxInt64 {
-			report.lose("writes from number %d on, if there are any: %v", from, err)
-			return
-		}
-		report.lose("writes from number %d to %d: %v", from, next, err)
+		report.lose("writes from number %d to %d: %v", from, to, err)
 	})
-	if failed == nil {
-		to.seq = max(to.seq, last)
-		failed = to.store.run(`REPLACE INTO meta (name, value) VALUES ('seq', ?)`, nil, decimal(to.seq))
+	// What has deliveries and no write: its number, its backends.
+	var orphans []int64
+	s.walk(`SELECT DISTINCT seq FROM deliveries WHERE seq >= ? AND state IN ('pending', 'held', 'parked') ORDER BY seq`, func(row *sqlite3.Stmt) bool {
+		if seq := row.ColumnInt64(0); !seen[seq] {
+			orphans = append(orphans, seq)
+		}
+		return true
+	}, func(from, to int64, err error) {
+		report.lose("deliveries of the writes from number %d on: %v", from, err)
+	})
+	for _, seq := range orphans {
+		if failed == nil && ctx.Err() == nil {
+			bring(&writeRow{seq: seq}, false, nil)
+		}
 	}
-	return failed
+	if strange > 0 {
+		report.lose("writes from number unknown: %d rows without one that can be believed", strange)
+	}
+	if failed != nil {
+		return failed
+	}
+	to.seq = max(to.seq, last)
+	return to.store.run(`REPLACE INTO meta (name, value) VALUES ('seq', ?)`, nil, decimal(to.seq))
 }
 
-// adopt stores a record from another journal under its own number, within a
-// transaction.
-func (j *Journal) adopt(r *fanout.Record) error {
-	if _, taken, err := j.findRow(r.ID); err != nil {
-		return err
-	} else if taken {
-		r.ID = damagedID(number64(r.Seq))
-	}
-	if claim := j.seal.key(r.Claim); claim != nil {
-		if first, err := j.claimed(claim); err != nil {
-			return err
-		} else if first != nil {
-			r.Claim = fanout.Key{}
+// goodRows returns the rows of a write's deliveries that can be read and are
+// good, and whether those are all that are there.
+func (j *Journal) goodRows(seq int64) (rows []deliveryRow, complete bool, err error) {
+	complete = true
+	err = j.store.run(`SELECT `+deliveryColumns+` FROM deliveries WHERE seq = ? ORDER BY place`, func(row *sqlite3.Stmt) bool {
+		d, ok := scanDelivery(row)
+		if ok {
+			rows = append(rows, d)
 		}
+		complete = complete && ok
+		return true
+	}, seq)
+	if errors.Is(err, sqlite3.INTERRUPT) {
+		return nil, false, err
 	}
-	return j.put(r, 0)
+	return rows, complete && err == nil, nil
 }
 
 func bringOperators(from, to *Store, report *Report) error {
@@ -290,13 +305,14 @@ func bringOperators(from, to *Store, report *Report) error {
 
 func bringAudit(from, to *Store, report *Report) error {
 	var failed error
-	from.walk(`SELECT id, at, who, action, target, detail, generation FROM audit WHERE id >= ? ORDER BY id`, func(row *sqlite3.Stmt) {
+	from.walk(`SELECT id, at, who, action, target, detail, generation FROM audit WHERE id >= ? ORDER BY id`, func(row *sqlite3.Stmt) bool {
 		if failed != nil {
-			return
+			return true
 		}
 		report.Audit++
 		failed = to.run(`INSERT INTO audit (id, at, who, action, target, detail, generation) VALUES (?, ?, ?, ?, ?, ?, ?)`, nil,
 			row.ColumnInt64(0), row.ColumnInt64(1), row.ColumnText(2), row.ColumnText(3), row.ColumnText(4), row.ColumnText(5), row.ColumnInt64(6))
+		return true
 	}, func(first, last int64, err error) {
 		if last == math.MaxInt64 {
 			report.lose("records of the audit trail from %d on, if there are any: %v", first, err)

@@ -38,7 +38,12 @@ var migrations = []string{
 	`CREATE TABLE meta (
 		name  TEXT PRIMARY KEY,
 		value BLOB NOT NULL
-	) STRICT, WITHOUT ROWID;
+	) STRICT, WITHOUT ROWID;` + journalTables + journalIndexes,
+}
+
+// The journal's tables and indexes stand by themselves because repair makes them
+// anew.
+const journalTables = `
 	CREATE TABLE writes (
 		seq        INTEGER PRIMARY KEY,
 		id         TEXT NOT NULL,
@@ -75,11 +80,8 @@ var migrations = []string{
 		error       BLOB,
 		sum         INTEGER NOT NULL,
 		PRIMARY KEY (seq, place)
-	) STRICT, WITHOUT ROWID;` + journalIndexes,
-}
+	) STRICT, WITHOUT ROWID;`
 
-// journalIndexes stand by themselves because they are made anew from the rows
-// when the file is found to be damaged.
 const journalIndexes = `
 	CREATE UNIQUE INDEX writes_id ON writes (id);
 	CREATE UNIQUE INDEX writes_claim ON writes (claim) WHERE claim IS NOT NULL;
@@ -88,13 +90,16 @@ const journalIndexes = `
 	CREATE INDEX deliveries_turn ON deliveries (pool, backend, turn, next) WHERE turn > 0;
 	CREATE INDEX deliveries_order ON deliveries (pool, backend, order_key) WHERE turn > 0 AND order_key IS NOT NULL;`
 
-const dropJournalIndexes = `
-	DROP INDEX IF EXISTS writes_id;
-	DROP INDEX IF EXISTS writes_claim;
-	DROP INDEX IF EXISTS writes_state;
-	DROP INDEX IF EXISTS writes_settled;
-	DROP INDEX IF EXISTS deliveries_turn;
-	DROP INDEX IF EXISTS deliveries_order;`
+// oldJournal keeps the tables at hand while they are made anew.
+const oldJournal = `
+	ALTER TABLE writes RENAME TO old_writes;
+	ALTER TABLE deliveries RENAME TO old_deliveries;
+	DROP INDEX writes_id;
+	DROP INDEX writes_claim;
+	DROP INDEX writes_state;
+	DROP INDEX writes_settled;
+	DROP INDEX deliveries_turn;
+	DROP INDEX deliveries_order;`
 
 // Each with its reason in docs/adr/0005-sqlite-store.md.
 const pragmas = `

@@ -6,13 +6,10 @@ import (
 	"crypto/hkdf"
 	"crypto/hmac"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash/crc64"
-	"strings"
 
 	"lb/internal/fanout"
 )
@@ -20,34 +17,18 @@ import (
 // keySize is the size of a key in bytes, for AES-256.
 const keySize = 32
 
-// ParseKey returns the key that text writes down: 64 hexadecimal digits, or 32
-// bytes in base64. White space around it does not matter.
-func ParseKey(text string) ([]byte, error) {
-	text = strings.TrimSpace(text)
-	if key, err := hex.DecodeString(text); err == nil && len(key) == keySize {
-		return key, nil
-	}
-	for _, encoding := range []*base64.Encoding{base64.StdEncoding, base64.RawStdEncoding, base64.URLEncoding, base64.RawURLEncoding} {
-		if key, err := encoding.DecodeString(text); err == nil && len(key) == keySize {
-			return key, nil
-		}
-	}
-	// Nothing of it is repeated: it may be a secret with a typing error.
-	return nil, fmt.Errorf("the storage key must be %d bytes, as %d hexadecimal digits or in base64: openssl rand -hex %d makes one",
-		keySize, 2*keySize, keySize)
-}
-
 // errSum says that what was read is not what was written.
 var errSum = errors.New("the checksum is wrong")
 
 var crc = crc64.MakeTable(crc64.ECMA)
 
 // sealer turns what clients and backends sent into what is stored. With a key
-// it is encrypted; without, it has a checksum. Both are bound to the place
-// where it is stored, so that nothing can be moved elsewhere unnoticed.
+// it is encrypted; without, it has a checksum. Both are bound to the write and
+// the place where it is stored, so that nothing can be moved elsewhere
+// unnoticed.
 type sealer struct {
-	aead cipher.AEAD // nil without a key
-	hash []byte
+	secret []byte // nil without a key
+	hash   []byte
 }
 
 // Why not one key for all: what is known of one use says nothing about another.
@@ -64,32 +45,38 @@ func newSealer(key []byte) (*sealer, error) {
 	if len(key) != keySize {
 		return nil, fmt.Errorf("the storage key has %d bytes, and must have %d", len(key), keySize)
 	}
-	seal, err := hkdf.Key(sha256.New, key, nil, sealLabel, keySize)
+	secret, err := hkdf.Key(sha256.New, key, nil, sealLabel, keySize)
 	if err != nil {
 		return nil, err
 	}
 	hash, err := hkdf.Key(sha256.New, key, nil, hashLabel, keySize)
+	return &sealer{secret, hash}, err
+}
+
+// cipher returns what seals the values of one write. Each write has its own
+// key, so random nonces do not run out however many writes there are.
+func (s *sealer) cipher(id string) cipher.AEAD {
+	block, err := aes.NewCipher(mac(s.secret, []byte(id)))
 	if err != nil {
-		return nil, err
-	}
-	block, err := aes.NewCipher(seal)
-	if err != nil {
-		return nil, err
+		panic(err) // the key has the right size
 	}
 	aead, err := cipher.NewGCMWithRandomNonce(block)
-	return &sealer{aead, hash}, err
+	if err != nil {
+		panic(err) // it is AES
+	}
+	return aead
 }
 
 // check returns what tells one key from another; empty without a key.
 func (s *sealer) check() []byte {
-	if s.aead == nil {
+	if s.secret == nil {
 		return nil
 	}
-	return s.mac([]byte(checkLabel))
+	return mac(s.hash, []byte(checkLabel))
 }
 
-func (s *sealer) mac(text []byte) []byte {
-	h := hmac.New(sha256.New, s.hash)
+func mac(key, text []byte) []byte {
+	h := hmac.New(sha256.New, key)
 	_, _ = h.Write(text) // never fails
 	return h.Sum(nil)
 }
@@ -100,37 +87,38 @@ func (s *sealer) key(k fanout.Key) []byte {
 	switch {
 	case k == fanout.Key{}:
 		return nil
-	case s.aead == nil:
+	case s.secret == nil:
 		return k[:]
 	default:
-		return s.mac(k[:])[:len(k)]
+		return mac(s.hash, k[:])[:len(k)]
 	}
 }
 
-// seal returns what is stored for plain at that place.
-func (s *sealer) seal(plain []byte, place string) []byte {
-	if s.aead != nil {
-		return s.aead.Seal(make([]byte, 0, len(plain)+s.aead.Overhead()), nil, plain, []byte(place))
+// seal returns what is stored for plain at that place of the write.
+func (s *sealer) seal(plain []byte, id, place string) []byte {
+	if s.secret == nil {
+		return binary.BigEndian.AppendUint64(plain, sumOf(plain, id, place))
 	}
-	return binary.BigEndian.AppendUint64(plain, sumOf(plain, place))
+	c := s.cipher(id)
+	return c.Seal(make([]byte, 0, len(plain)+c.Overhead()), nil, plain, []byte(place))
 }
 
 // open undoes seal. Its error means damage.
-func (s *sealer) open(stored []byte, place string) ([]byte, error) {
-	if s.aead != nil {
-		plain, err := s.aead.Open(nil, nil, stored, []byte(place))
-		if err != nil {
+func (s *sealer) open(stored []byte, id, place string) ([]byte, error) {
+	if s.secret == nil {
+		n := len(stored) - 8
+		if n < 0 || sumOf(stored[:n], id, place) != binary.BigEndian.Uint64(stored[n:]) {
 			return nil, errSum
 		}
-		return plain, nil
+		return stored[:n], nil
 	}
-	n := len(stored) - 8
-	if n < 0 || sumOf(stored[:n], place) != binary.BigEndian.Uint64(stored[n:]) {
+	plain, err := s.cipher(id).Open(nil, nil, stored, []byte(place))
+	if err != nil {
 		return nil, errSum
 	}
-	return stored[:n], nil
+	return plain, nil
 }
 
-func sumOf(plain []byte, place string) uint64 {
-	return crc64.Update(crc64.Checksum([]byte(place), crc), crc, plain)
+func sumOf(plain []byte, id, place string) uint64 {
+	return crc64.Update(crc64.Checksum([]byte(place+" "+id), crc), crc, plain)
 }

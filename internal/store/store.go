@@ -190,7 +190,7 @@ func (s *Store) endTurn() { s.turn <- struct{}{} }
 // explain says of an error of SQLite's what it means for callers.
 func (s *Store) explain(err error) error {
 	switch {
-	case errors.Is(err, sqlite3.CORRUPT), errors.Is(err, sqlite3.NOTADB), errors.Is(err, sqlite3.IOERR_DATA), errors.Is(err, errSum):
+	case errors.Is(err, sqlite3.CORRUPT), errors.Is(err, sqlite3.NOTADB), errors.Is(err, sqlite3.IOERR_DATA), errors.Is(err, errSum), errors.Is(err, errStructure):
 		return damaged(s.path, err)
 	case errors.As(err, new(sqlite3.ErrorCode)):
 		return unavailable(s.path, err)

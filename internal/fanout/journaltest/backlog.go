@@ -416,7 +416,7 @@ func readersSeeEveryUpdate(t *testing.T, j fanout.Journal) {
 	var group sync.WaitGroup
 	for n := range writers {
 		group.Go(func() {
-			k := key(byte(n + 1))
+			k := fanout.Key([]byte(fmt.Sprintf("%016d", n)))
 			first, second := record(fmt.Sprintf("%d first", n)), record(fmt.Sprintf("%d second", n))
 			first.Order, second.Order = k, k
 			for _, r := range []*fanout.Record{first, second} {

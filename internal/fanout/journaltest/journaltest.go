@@ -27,6 +27,7 @@ func Run(t *testing.T, open func(t *testing.T) fanout.Journal) {
 		"PendingLeavesOutSettled":   pendingLeavesOutSettled,
 		"FindKeepsSettled":          findKeepsSettled,
 		"FindAnswersForUnknown":     findAnswersForUnknown,
+		"AloneIsAsItStands":         aloneIsAsItStands,
 		"BodiesAreBytes":            bodiesAreBytes,
 		"ConcurrentUseLosesNothing": concurrentUseLosesNothing,
 	} {
@@ -83,6 +84,7 @@ func same(t *testing.T, want, got fanout.Record) {
 	t.Helper()
 	require.WithinDuration(t, want.Created, got.Created, 0)
 	require.WithinDuration(t, want.Clock, got.Clock, 0)
+	want.Alone, got.Alone = false, false // it is how things stood when it was read
 	want.Created, got.Created, want.Clock, got.Clock = time.Time{}, time.Time{}, time.Time{}, time.Time{}
 	require.Len(t, got.Deliveries, len(want.Deliveries))
 	flat := func(r fanout.Record) fanout.Record {
@@ -103,7 +105,11 @@ func admitKeepsEverything(t *testing.T, j fanout.Journal) {
 	same(t, *r, find(t, j, "one"))
 	all := pending(t, j, 0, 10)
 	require.Len(t, all, 1)
-	same(t, *r, all[0])
+	listed := all[0]
+	require.Equal(t, []string{r.Write.Method, r.Write.Target, r.Write.RequestID},
+		[]string{listed.Write.Method, listed.Write.Target, listed.Write.RequestID})
+	listed.Write = r.Write
+	same(t, *r, listed)
 }
 
 func admitNumbersInOrder(t *testing.T, j fanout.Journal) {
