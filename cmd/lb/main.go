@@ -67,7 +67,7 @@ func rootCommand() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(serveCommand(), checkCommand(), demoCommand(), healthcheckCommand(), versionCommand(),
+	root.AddCommand(serveCommand(), checkCommand(), demoCommand(), healthcheckCommand(), versionCommand(), salvageCommand(),
 		instancesCommand(), drainCommand(), maintenanceCommand(), enableCommand(), fanoutCommand())
 	return root
 }

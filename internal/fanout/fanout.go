@@ -170,6 +170,9 @@ const (
 	ReasonDamaged Reason = "damaged"
 	// ReasonRemoved: the backend is no member of the pool any more.
 	ReasonRemoved Reason = "removed"
+	// ReasonUnacknowledged: the journal took so long that the client was told
+	// the write had failed; then it was stored after all.
+	ReasonUnacknowledged Reason = "unacknowledged"
 	// ReasonOperator: an operator left it out.
 	ReasonOperator Reason = "operator"
 )

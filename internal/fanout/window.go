@@ -36,23 +36,29 @@ const (
 )
 
 // takeUp learns what the journal holds, once, before anything is admitted or
-// sent.
+// sent. It gives up waiting for somebody else who is at it.
 func (e *Engine) takeUp(ctx context.Context) error {
 	if e.ready.Load() {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
+	over := time.NewTimer(patience)
+	defer over.Stop()
 	select {
 	case e.taking <- struct{}{}:
 		defer func() { <-e.taking }()
 	case <-ctx.Done():
-		return storageError(ctx.Err())
+		return ctx.Err()
+	case <-over.C:
+		return &outcome.Error{
+			Code: outcome.StorageUnavailable, RetryAfter: again,
+			Detail: "the backlog in the storage is still being counted: try again",
+		}
 	}
 	if e.ready.Load() {
 		return nil
 	}
-	t, err := e.journal.Totals(ctx)
+	// With millions of pending writes this takes seconds, whoever began it.
+	t, err := e.journal.Totals(context.WithoutCancel(ctx))
 	if err != nil {
 		return storageError(err)
 	}

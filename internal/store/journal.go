@@ -40,10 +40,6 @@ const (
 	maxLoad = 16 << 20
 )
 
-// reasonUnacknowledged marks a write whose client was told that it was not
-// admitted, because the disk took too long, and which came to be all the same.
-const reasonUnacknowledged fanout.Reason = "unacknowledged"
-
 // JournalOptions are what Journal needs to know.
 type JournalOptions struct {
 	// Key encrypts what clients and backends send, if it is not nil: 32 bytes.
@@ -557,7 +553,7 @@ func (j *Journal) settle(batch []*admission, results []error) {
 			c := fanout.Change{ID: a.write.id, State: fanout.WriteCancelled}
 			for _, d := range a.deliveries {
 				c.Deliveries = append(c.Deliveries, fanout.Delivery{
-					Backend: d.backend, State: fanout.DeliveryCancelled, Reason: reasonUnacknowledged,
+					Backend: d.backend, State: fanout.DeliveryCancelled, Reason: fanout.ReasonUnacknowledged,
 				})
 			}
 			j.changes.add(c)

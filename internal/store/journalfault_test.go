@@ -369,7 +369,7 @@ func TestASyncThatHangs(t *testing.T) {
 		require.Equal(t, fanout.WriteCancelled, r.State)
 		for _, d := range r.Deliveries {
 			require.Equal(t, fanout.DeliveryCancelled, d.State)
-			require.Equal(t, reasonUnacknowledged, d.Reason)
+			require.Equal(t, fanout.ReasonUnacknowledged, d.Reason)
 		}
 		_, ok, err = j.Find(t.Context(), "outside")
 		require.NoError(t, err)
