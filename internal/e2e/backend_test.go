@@ -82,8 +82,12 @@ func listenAnywhere(t testing.TB) net.Listener {
 }
 
 // deadAddress returns an address where nobody listens.
+//
+// It is on 127.0.0.2: connections that are dialled from 127.0.0.1 cannot take
+// its port meanwhile.
 func deadAddress(t testing.TB) string {
-	l := listenAnywhere(t)
+	l, err := net.Listen("tcp", "127.0.0.2:0")
+	require.NoError(t, err)
 	_ = l.Close()
 	return l.Addr().String()
 }

@@ -107,15 +107,20 @@ func TestOneBackendStopped(t *testing.T) {
 	require.Equal(t, before+rounds/3, d.metric("lb_backend_requests_total", "backend", "b2", "outcome", "success"))
 }
 
-// requireTold checks how often the log told of a change of state.
+// requireTold checks how often the log told of a change of state. The line may
+// come a moment after the change can be seen.
 func requireTold(t *testing.T, d *daemon, id, from, to string, times int) {
 	t.Helper()
 	n := 0
-	for _, e := range d.events("backend changed state") {
-		if e["backend"] == id && e["from"] == from && e["to"] == to {
-			n++
+	poll(t, patience, id+" from "+from+" to "+to+" in the log", func() bool {
+		n = 0
+		for _, e := range d.events("backend changed state") {
+			if e["backend"] == id && e["from"] == from && e["to"] == to {
+				n++
+			}
 		}
-	}
+		return n >= times
+	})
 	require.Equal(t, times, n, "%s from %s to %s", id, from, to)
 }
 

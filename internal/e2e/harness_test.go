@@ -257,6 +257,13 @@ func (d *daemon) verifyEnd() {
 		}
 	}
 	if d.t.Failed() {
+		for _, crash := range []string{"panic: ", "fatal error: ", "SIG", "WARNING: DATA RACE"} {
+			if at := strings.Index(d.log(), crash); at >= 0 {
+				lines := strings.SplitAfter(d.log()[at:], "\n")
+				d.t.Logf("how the daemon crashed:\n%s", strings.Join(lines[:min(len(lines), 40)], ""))
+				break
+			}
+		}
 		d.t.Logf("the end of the daemon's log:\n%s", lastLines(d.log(), 40))
 	}
 }
