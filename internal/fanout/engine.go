@@ -358,12 +358,13 @@ func (e *Engine) lane(b *backend.Backend) *lane {
 
 // await waits for what the client is to be told.
 func (e *Engine) await(ctx context.Context, w *write) (Answer, error) {
-	timer := time.NewTimer(w.plan.Wait)
+	over := make(chan struct{})
+	timer := time.AfterFunc(w.plan.Wait, func() { close(over) })
 	defer timer.Stop()
 	var err error
 	select {
 	case <-w.ready:
-	case <-timer.C:
+	case <-over:
 	case <-ctx.Done():
 		err = ctx.Err()
 	case <-e.ctx.Done():
@@ -382,7 +383,7 @@ func (e *Engine) await(ctx context.Context, w *write) (Answer, error) {
 	crash.At("answer.ready")
 	switch {
 	case w.failed != nil:
-		return Answer{}, w.failed
+		return Answer{}, storageError(w.failed)
 	case ready:
 		return a, nil // whatever else happened
 	case err != nil:
@@ -426,8 +427,8 @@ func (e *Engine) Run(ctx context.Context) error {
 }
 
 // Stop admits nothing more and begins no more attempts, lets those that run
-// end until ctx is done, cuts the rest, and returns the deliveries that are
-// still pending, in the order of admission, then of config. After it no
+// end until ctx is done, cuts the rest, and returns the deliveries in memory that
+// are still pending, in the order of admission, then of config. After it no
 // goroutine of the engine is left. Calling it again lists the same ones.
 func (e *Engine) Stop(ctx context.Context) []Pending {
 	e.mu.Lock()

@@ -50,8 +50,8 @@ type Log interface {
 // the unsettled writes in memory, and take up the work after a restart.
 //
 // Of a record that the journal cannot read any more (its checksum is wrong) it
-// parks what is not settled, for ReasonDamaged, and returns what is left of it
-// once, in WriteParked, from the call that came upon it.
+// parks what is not settled, for ReasonDamaged, and Due returns what is left of
+// it once, in WriteParked.
 type Backlog interface {
 	// Due returns the records with a delivery in DeliveryPending at that
 	// backend whose Next is not after before, and that no unsettled delivery

@@ -168,6 +168,14 @@ func starves() step {
 func resets() step { return step{err: syscall.ECONNRESET} }
 func hangs() step  { return step{after: time.Hour} }
 
+// after is time.After, by a timer without a channel: the race detector dies of
+// many of those that have one, in bubbles.
+func after(d time.Duration) <-chan struct{} {
+	c := make(chan struct{})
+	time.AfterFunc(d, func() { close(c) })
+	return c
+}
+
 // call is one attempt that a fake backend saw.
 type call struct {
 	at      time.Time
@@ -235,7 +243,7 @@ func (f *fakeSender) Send(ctx context.Context, b *backend.Backend, r Request) (R
 		b.DialSucceeded()
 	}
 	select {
-	case <-time.After(s.after):
+	case <-after(s.after):
 	case <-ctx.Done():
 		return Response{}, ctx.Err()
 	}

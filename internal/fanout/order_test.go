@@ -145,6 +145,7 @@ func (l *lab) targets(name string) string {
 // atRest requires that nothing is left over anywhere.
 func (l *lab) atRest() {
 	l.t.Helper()
+	synctest.Wait()
 	e := l.engine
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -45,7 +45,7 @@ func (w *applied) Send(ctx context.Context, b *backend.Backend, r Request) (Resp
 	select {
 	case <-ctx.Done():
 		return Response{}, ctx.Err()
-	case <-time.After(pause):
+	case <-after(pause):
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -138,7 +138,6 @@ func (j *Journal) Head(ctx context.Context, pool, backend string, order fanout.K
 		got, err := j.load(first.seq)
 		if got != nil {
 			r, ok = *got, true
-			delete(j.damaged, first.seq)
 		}
 		return err
 	})
