@@ -341,6 +341,7 @@ type loaded struct {
 	perSecond float64 // deliveries, when the clients do not rest
 	cpu       float64 // of lb a delivery then, in µs
 	p50, p99  float64 // from client to backend when they do, in ms
+	second    float64 // p99 of the median second
 }
 
 // neighbour measures what a dead backend's backlog of 100,000 costs the
@@ -391,6 +392,7 @@ func neighbour(ctx context.Context, s *stage) ([]figure, error) {
 		told("CPU time a delivery, with / without backlog", median(ratios(with, without, loaded.work)), ""),
 		told("p50, with / without backlog", median(ratios(with, without, loaded.usual)), ""),
 		told("deliveries, with / without, worst pair", quantile(rates, 0), ""),
+		told("p99 of the median second, with / without", median(ratios(with, without, loaded.calm)), ""),
 		told("p99, with / without, worst pair", quantile(slow, 1), ""),
 		held("deliveries, with / without, median of pairs", median(rates), "", atLeast, leastOfThroughput),
 		held("p99, with / without, median of pairs", median(slow), "", atMost, mostOfDelay)), nil
@@ -400,6 +402,7 @@ func (l loaded) rate() float64  { return l.perSecond }
 func (l loaded) work() float64  { return l.cpu }
 func (l loaded) usual() float64 { return l.p50 }
 func (l loaded) slow() float64  { return l.p99 }
+func (l loaded) calm() float64  { return l.second }
 
 // middle is the median of one figure of the runs.
 func middle(runs []loaded, of func(loaded) float64) float64 {
@@ -462,13 +465,17 @@ func (s *stage) loaded(ctx context.Context, from string, backlog float64, n int,
 		return err
 	}
 	deliveries := float64(len(collect()))
-	if _, err := load(ctx, d.address, clients, rest, length); err != nil {
-		return err
+	var delays, seconds []float64
+	for range int(length / time.Second) {
+		if _, err := load(ctx, d.address, clients, rest, time.Second); err != nil {
+			return err
+		}
+		second := collect()
+		delays, seconds = append(delays, second...), append(seconds, quantile(second, 0.99))
 	}
-	delays := collect()
 	*runs = append(*runs, loaded{
 		perSecond: deliveries / length.Seconds(), cpu: float64((after - before).Microseconds()) / deliveries,
-		p50: median(delays), p99: quantile(delays, 0.99),
+		p50: median(delays), p99: quantile(delays, 0.99), second: median(seconds),
 	})
 	return nil
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -192,7 +194,7 @@ func newWrite(p *Plan, in Write, order Key, members []*backend.Backend) *write {
 	w := &write{
 		plan: p,
 		record: Record{
-			ID:    rand.Text(), // 130 random bits in letters and digits
+			ID:    newID(now),
 			Route: p.Route, Pool: p.Pool.Name(), Created: now, Clock: now, Write: in,
 			State: WritePending, Order: order, Deliveries: make([]Delivery, len(members)),
 		},
@@ -213,6 +215,13 @@ func newWrite(p *Plan, in Write, order Key, members []*backend.Backend) *write {
 	}
 	w.verdict = newVerdict(p, append([]Delivery(nil), w.record.Deliveries...))
 	return w
+}
+
+// newID returns an id that nobody can guess: 130 random bits in letters and
+// digits. They stand behind the time, so that ids grow: a journal's index of
+// random ids would touch another page for each write, the more the larger it is.
+func newID(now time.Time) string {
+	return strings.ToUpper(strconv.FormatInt(now.UnixMilli(), 36)) + rand.Text()
 }
 
 // requestOf returns what each attempt of a write sends.

@@ -30,7 +30,7 @@ func TestEveryBackendGetsTheSameWrite(t *testing.T) {
 	bubble(t, []string{"a", "b", "c"}, func(l *lab) {
 		a := l.mustPost("/register?x=1")
 		require.Equal(t, Answer{ID: a.ID, Status: 201, Body: []byte{}, Acked: 3, Total: 3, Backend: "a"}, a)
-		require.Len(t, a.ID, 26)
+		require.Len(t, a.ID, 34)
 		want := Request{
 			Method: "POST", Target: "/register?x=1", Host: "example.org", Body: []byte("username=ada"),
 			Fields: []Field{{"X-Request-Id", "r1"}}, Key: a.ID, FanoutID: a.ID,
@@ -442,4 +442,17 @@ func TestRunEndsWithItsContext(t *testing.T) {
 		require.Zero(t, b.InFlight())
 		require.Len(t, e.Stop(context.Background()), 1)
 	})
+}
+
+func TestIDsGrowAndDoNotRepeat(t *testing.T) {
+	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	last := ""
+	for range 1000 {
+		first, second := newID(at), newID(at)
+		require.NotEqual(t, first, second)
+		require.Equal(t, first[:8], second[:8])
+		require.Greater(t, first, last)
+		last = max(first, second)
+		at = at.Add(97 * time.Hour)
+	}
 }
