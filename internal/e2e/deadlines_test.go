@@ -266,16 +266,15 @@ func TestTunnelsEndThoughTheBackendStays(t *testing.T) {
 		return c
 	}
 	first := open()
-	before := d.descriptors(t)
 	var more []*rawConn
 	for range 5 {
 		more = append(more, open())
 	}
-	require.Equal(t, before+10, d.descriptors(t))
+	with := d.descriptors(t)
 	for _, c := range more {
 		_ = c.Close()
 	}
-	poll(t, patience, "their descriptors to be free", func() bool { return d.descriptors(t) == before })
+	poll(t, patience, "their descriptors to be free, two each", func() bool { return d.descriptors(t) <= with-10 })
 	poll(t, patience, "their leases to end", func() bool { return d.metric("lb_backend_in_flight") == 1 })
 	_ = first.Close()
 	requireIdle(t, d)
