@@ -48,11 +48,20 @@ func (a *App) openStorage(c config.Storage) (fanout.Options, error) {
 	if key == nil {
 		a.log.Info("stored writes are not encrypted: only the owner of the file can read them", zap.String("path", c.Path))
 	}
-	a.journal, err = a.store.Journal(store.JournalOptions{Key: key})
+	a.journal, err = a.store.Journal(store.JournalOptions{Key: key, Failing: a.storageFails})
 	if err != nil {
 		return fanout.Options{}, fmt.Errorf("%w (storage.path): %w", ErrStorage, err)
 	}
 	return fanout.Options{Journal: a.journal, Window: window, WindowBytes: windowBytes}, nil
+}
+
+// storageFails logs that the storage has begun to fail, or does so no more.
+func (a *App) storageFails(err error) {
+	if err == nil {
+		a.log.Info("the storage takes writes again")
+		return
+	}
+	a.log.Error("the storage takes no writes: fan-outs get 503 storage_unavailable", zap.Error(err))
 }
 
 // storageKey returns the key that the variable of that name holds, nil without

@@ -44,6 +44,9 @@ const (
 type JournalOptions struct {
 	// Key encrypts what clients and backends send, if it is not nil: 32 bytes.
 	Key []byte
+	// Failing, if it is not nil, is told why when writes begin to fail, and nil
+	// when they succeed again. It is called by the one goroutine that writes.
+	Failing func(err error)
 }
 
 // Journal is the fanout.Journal in a store. Admit returns when the write is on
@@ -59,6 +62,7 @@ type Journal struct {
 	seal  *sealer
 	stop  chan struct{}
 	done  chan struct{}
+	tell  func(err error) // JournalOptions.Failing
 	urgent,
 	soon chan struct{} // each holds one token: there is something to write
 
@@ -107,7 +111,7 @@ func (s *Store) Journal(o JournalOptions) (*Journal, error) {
 	}
 	j := &Journal{
 		store: s, seal: seal, stop: make(chan struct{}), done: make(chan struct{}),
-		urgent: make(chan struct{}, 1), soon: make(chan struct{}, 1),
+		urgent: make(chan struct{}, 1), soon: make(chan struct{}, 1), tell: o.Failing,
 	}
 	if err := s.write(context.Background(), func(*sqlite3.Conn) error { return j.begin() }); err != nil {
 		return nil, err
@@ -177,7 +181,7 @@ func (j *Journal) refusal(err error) error {
 		err = unavailable(j.store.path, err)
 	}
 	return &outcome.Error{
-		Code: outcome.StorageUnavailable, Detail: "the journal cannot be used", RetryAfter: retryAfter, Err: err,
+		Code: outcome.StorageUnavailable, Detail: "the storage cannot be used for now: the disk is full, fails or hangs", RetryAfter: retryAfter, Err: err,
 	}
 }
 
@@ -412,7 +416,7 @@ func (j *Journal) run() {
 }
 
 // writeBatch writes what waits in one transaction, or more if that fails. It
-// reports whether more waits, and whether changes could not be written.
+// reports whether more waits, and whether it has to be tried again.
 func (j *Journal) writeBatch() (more, failed bool) {
 	s := j.store
 	if err := s.takeTurn(context.Background()); err != nil {
@@ -440,15 +444,20 @@ func (j *Journal) writeBatch() (more, failed bool) {
 	taken := j.changes
 	j.changes = changes{}
 	j.began = time.Now()
+	probe := j.failing // something has to be written to find out whether it is over
 	j.mu.Unlock()
 
-	err := j.commitAll(batch, &taken, len(flushes) > 0)
+	err := j.commitAll(batch, &taken, len(flushes) > 0, probe)
 	j.giveBack(taken)
 	j.mu.Lock()
 	j.began = time.Time{}
-	failed = len(j.changes.order) > 0
+	failed = len(j.changes.order) > 0 || err != nil
+	changed := j.failing != (err != nil)
 	j.failing = err != nil
 	j.mu.Unlock()
+	if changed && j.tell != nil {
+		j.tell(err)
+	}
 	answerFlushes(flushes, err)
 	return more, failed
 }
@@ -468,8 +477,8 @@ func answerFlushes(flushes []*flush, err error) {
 // commitAll writes taken and the batch, and tells the waiting. taken is empty
 // when it was written. If the whole cannot be written, halves are tried: one
 // write that is too big for what is left of the disk takes no other down.
-func (j *Journal) commitAll(batch []*admission, taken *changes, sync bool) error {
-	if len(batch) == 0 && len(taken.order) == 0 && (!sync || !j.unsynced) {
+func (j *Journal) commitAll(batch []*admission, taken *changes, sync, probe bool) error {
+	if len(batch) == 0 && len(taken.order) == 0 && !probe && (!sync || !j.unsynced) {
 		return j.store.broken
 	}
 	results := make([]error, len(batch))
@@ -502,8 +511,8 @@ func (j *Journal) commitAll(batch []*admission, taken *changes, sync bool) error
 	}
 	if len(batch) > 1 && j.store.broken == nil && j.ruined == nil && j.store.conn != nil {
 		half := len(batch) / 2
-		err = j.commitAll(batch[:half], taken, sync)
-		return errors.Join(err, j.commitAll(batch[half:], taken, sync))
+		err = j.commitAll(batch[:half], taken, sync, probe)
+		return errors.Join(err, j.commitAll(batch[half:], taken, sync, probe))
 	}
 	answer(batch, err)
 	return err

@@ -195,6 +195,33 @@ func TestChangesAreWrittenWhenTheDiskIsWellAgain(t *testing.T) {
 	require.Eventually(t, func() bool { return len(pendingIDs(t, d.reopened(t))) == 0 }, 10*time.Second, 20*time.Millisecond)
 }
 
+// Nobody need write to learn that the disk is well again, and each change for
+// the worse or the better is told once.
+func TestWhetherTheJournalTakesWritesIsKnown(t *testing.T) {
+	d := newDisk(t)
+	s := d.open(t)
+	var mu sync.Mutex
+	var told []bool
+	j, err := s.Journal(JournalOptions{Failing: func(err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		told = append(told, err != nil)
+	}})
+	require.NoError(t, err)
+	require.NoError(t, j.Admit(t.Context(), write("one")))
+	require.True(t, j.Up())
+	d.set(failing("write", sqlite3.FULL))
+	for range 3 {
+		isUnavailable(t, j.Admit(t.Context(), write("refused")))
+	}
+	require.Eventually(t, func() bool { return !j.Up() }, 10*time.Second, time.Millisecond)
+	d.set(nil)
+	require.Eventually(t, j.Up, 10*time.Second, 10*time.Millisecond)
+	mu.Lock()
+	defer mu.Unlock()
+	require.Equal(t, []bool{true, false}, told)
+}
+
 // What is updated while a batch is being written, and fails, comes after what
 // the batch held.
 func TestALaterChangeStaysTheLater(t *testing.T) {
