@@ -222,7 +222,10 @@ func (j *Journal) Admit(ctx context.Context, r *fanout.Record) error {
 	if err != nil {
 		return j.refusal(err)
 	}
-	r.Seq, r.Alone = uint64(max(0, a.write.seq)), a.alone
+	if r.Seq == 0 { // else others may be reading it
+		r.Seq = uint64(max(0, a.write.seq))
+	}
+	r.Alone = a.alone
 	return nil
 }
 
