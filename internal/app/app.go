@@ -88,7 +88,7 @@ func New(ctx context.Context, o Options) (_ *App, err error) {
 			a.Close()
 		}
 	}()
-	deliveries, err := a.openStorage(o.Config.Storage)
+	deliveries, err := a.openStorage(ctx, o.Config.Storage)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -25,20 +26,33 @@ const (
 //
 // A damaged file is no reason to refuse reads: the daemon starts, and whatever
 // needs the file is told so.
-func (a *App) openStorage(c config.Storage) (fanout.Options, error) {
-	var err error
-	if a.store, err = store.Open(c.Path); errors.Is(err, store.ErrDamaged) {
-		a.damaged = err
-		a.log.Error("the storage is damaged: fan-outs and operators' changes are refused until lb is restarted with another file; see lb salvage",
-			zap.Error(err))
-		a.store, err = store.Open("")
+func (a *App) openStorage(ctx context.Context, c config.Storage) (fanout.Options, error) {
+	deliveries, err := a.openFile(ctx, c)
+	if !errors.Is(err, store.ErrDamaged) {
+		return deliveries, err
 	}
-	switch {
-	case err != nil:
+	a.log.Error("the storage is damaged: fan-outs and operators' changes are refused until lb is restarted with another file; see lb salvage",
+		zap.Error(err))
+	if a.store != nil {
+		_ = a.store.Close() // nothing was written
+	}
+	a.damaged, a.journal = err, nil
+	if a.store, err = store.Open(""); err != nil {
+		return fanout.Options{}, fmt.Errorf("%w: %w", ErrStorage, err)
+	}
+	return fanout.Options{Journal: fanout.Unavailable{Err: a.damaged}}, nil
+}
+
+// openFile opens what storage.path names, and looks whether it can be read.
+func (a *App) openFile(ctx context.Context, c config.Storage) (fanout.Options, error) {
+	failed := func(err error) (fanout.Options, error) {
 		return fanout.Options{}, fmt.Errorf("%w (storage.path): %w", ErrStorage, err)
-	case a.damaged != nil:
-		return fanout.Options{Journal: fanout.Unavailable{Err: a.damaged}}, nil
-	case c.Path == "":
+	}
+	var err error
+	if a.store, err = store.Open(c.Path); err != nil {
+		return failed(err)
+	}
+	if c.Path == "" {
 		return fanout.Options{Journal: fanout.NewMemory()}, nil
 	}
 	key, err := storageKey(c.KeyEnv)
@@ -48,9 +62,11 @@ func (a *App) openStorage(c config.Storage) (fanout.Options, error) {
 	if key == nil {
 		a.log.Info("stored writes are not encrypted: only the owner of the file can read them", zap.String("path", c.Path))
 	}
-	a.journal, err = a.store.Journal(store.JournalOptions{Key: key, Failing: a.storageFails})
-	if err != nil {
-		return fanout.Options{}, fmt.Errorf("%w (storage.path): %w", ErrStorage, err)
+	if a.journal, err = a.store.Journal(store.JournalOptions{Key: key, Failing: a.storageFails}); err != nil {
+		return failed(err)
+	}
+	if _, err := a.store.OperatorStates(ctx); err != nil {
+		return failed(err)
 	}
 	return fanout.Options{Journal: a.journal, Window: window, WindowBytes: windowBytes}, nil
 }

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -74,4 +75,38 @@ storage: { path: "`+path+`" }
 	content, err := os.ReadFile(path)
 	require.NoError(t, err)
 	require.Equal(t, "no database", string(content))
+}
+
+// Promise: so it is with one flipped bit, wherever it is: lb starts and serves
+// reads, with what is left or without.
+func TestAFlippedBitKeepsNobodyFromReading(t *testing.T) {
+	t.Parallel()
+	_, addresses := ledgers(t, 2)
+	path := filepath.Join(t.TempDir(), "lb.db")
+	config := func(path string) string {
+		return listeners + pools("", append(addresses, deadAddress(t))...) + `routes:
+  - { name: write, match: { methods: [POST] }, fanout: { pool: main, wait: 0s } }
+  - { name: read, match: {}, proxy: { pool: main } }
+storage: { path: "` + path + `" }
+`
+	}
+	first := start(t, config(path))
+	for range 20 {
+		require.Less(t, first.do(http.MethodPost, "/x", strings.NewReader(strings.Repeat("x", 1000))).Status, 300)
+	}
+	require.Equal(t, http.StatusOK, first.operate("drain", "b1").Status)
+	require.Zero(t, first.stop())
+	whole, err := os.ReadFile(path)
+	require.NoError(t, err)
+	const page = 4096
+	require.Greater(t, len(whole), 10*page)
+	for at := page - 100; at < len(whole); at += 3 * page {
+		content := slices.Clone(whole)
+		content[at] ^= 1
+		damaged := filepath.Join(t.TempDir(), "lb.db")
+		require.NoError(t, os.WriteFile(damaged, content, 0o600))
+		d := start(t, config(damaged))
+		require.Equal(t, http.StatusOK, d.get("/").Status, "page %d", at/page+1)
+		require.Zero(t, d.stop())
+	}
 }

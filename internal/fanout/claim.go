@@ -22,7 +22,7 @@ func ClaimOf(route, authorization, key string) Key {
 func PrintOf(in *Write) Key {
 	// The body is hashed by itself, and not copied.
 	body := sha256.Sum256(in.Body)
-	parts := append([]string{in.Method, in.Target, string(body[:])}, lines(in, "Content-Type")...)
+	parts := append([]string{in.Method, in.Host, in.Target, string(body[:])}, lines(in, "Content-Type")...)
 	return digest("print", parts...)
 }
 

@@ -146,6 +146,10 @@ const (
 	DeliveryCancelled DeliveryState = "cancelled"
 )
 
+// ended reports whether s is final for good: nothing of the write will be sent
+// any more.
+func (s State) ended() bool { return s.Settled() && s != WriteParked }
+
 // unsettled reports whether a delivery in s may still be made, and so keeps
 // those of its key that come after it waiting.
 func (s DeliveryState) unsettled() bool {

@@ -57,6 +57,7 @@ type lane struct {
 	outsideDue time.Time
 	loading    bool          // they are being read
 	poll       time.Duration // the last wait after finding nothing
+	busyThen   bool          // the last read showed only what was at work already: there may be more behind
 }
 
 func newLane(b *backend.Backend, alarm func()) *lane {

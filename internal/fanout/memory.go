@@ -18,8 +18,8 @@ const (
 )
 
 // Memory is the Journal that lasts as long as the process. Writes that are
-// settled, those that ended parked included, stay readable by id: the newest
-// 10,000, for at most 24 hours.
+// settled stay readable by id: the newest 10,000, for at most 24 hours; parked
+// ones stay until an operator has settled them.
 //
 // Everything is in memory already, so an Engine over it has no need of a
 // window, and what belongs to Backlog looks at every record.
@@ -70,9 +70,9 @@ func (m *Memory) Update(c Change) {
 	if r == nil {
 		return
 	}
-	wasSettled := r.State.Settled()
+	wasEnded := r.State.ended()
 	r.apply(c)
-	if !wasSettled && r.State.Settled() {
+	if !wasEnded && r.State.ended() {
 		now := time.Now()
 		m.settled = append(m.settled, settledAt{c.ID, now})
 		m.forget(now)
@@ -95,7 +95,7 @@ func (r *Record) apply(c Change) {
 		r.Reply = c.Reply
 	}
 	r.Told = r.Told || c.Told
-	if r.State.Settled() && r.State != WriteParked {
+	if r.State.ended() {
 		r.Write = Write{Method: r.Write.Method, Target: r.Write.Target, RequestID: r.Write.RequestID}
 	}
 }
@@ -107,8 +107,8 @@ func (m *Memory) forget(now time.Time) {
 		id := m.settled[0].id
 		m.settled = m.settled[1:]
 		r := m.records[id]
-		if r == nil || !r.State.Settled() {
-			continue // an operator took it up again
+		if r == nil {
+			continue
 		}
 		delete(m.records, id)
 		delete(m.claims, r.Claim)

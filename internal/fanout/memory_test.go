@@ -69,3 +69,18 @@ func TestMemoryDropsBodyAndFieldsOfSettledWrites(t *testing.T) {
 	require.True(t, ok)
 	require.Equal(t, fanout.Write{Method: "POST", Target: "/x"}, r.Write)
 }
+
+// A parked write waits for an operator, however many settle meanwhile.
+func TestMemoryKeepsParkedWrites(t *testing.T) {
+	m := fanout.NewMemory()
+	require.NoError(t, m.Admit(t.Context(), &fanout.Record{ID: "parked", State: fanout.WritePending, Write: fanout.Write{Body: []byte("x")}}))
+	m.Update(fanout.Change{ID: "parked", State: fanout.WriteParked})
+	for i := range 10_001 {
+		settle(t, m, strconv.Itoa(i))
+	}
+	require.False(t, has(m, "0"))
+	r, ok, err := m.Find(t.Context(), "parked")
+	require.NoError(t, err)
+	require.True(t, ok)
+	require.Equal(t, "x", string(r.Write.Body))
+}

@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"slices"
 	"time"
@@ -25,6 +26,9 @@ func (e *Engine) replay(ctx context.Context, w *write, first *Record) (Answer, e
 	}
 	if !found {
 		r = *first
+	}
+	if r.State == WriteCancelled && r.Deliveries[0].Reason == ReasonUnacknowledged {
+		return Answer{}, storageError(errors.New("it was refused the first time, too")) // and its place is about to be free
 	}
 	a := Answer{ID: r.ID, Total: len(r.Deliveries)}
 	for _, d := range r.Deliveries {
@@ -57,6 +61,9 @@ func (e *Engine) replay(ctx context.Context, w *write, first *Record) (Answer, e
 func (w *write) consider(i int, r result, resp Response) {
 	if w.record.Claim == (Key{}) || r != answered {
 		return
+	}
+	if w.record.Reply != nil && w.verdict.count(DeliveryDone) > w.plan.Ack.need(len(w.verdict.deliveries)) {
+		return // the client has its answer, and gets the same again
 	}
 	best := w.firstSuccess()
 	if best < 0 {

@@ -140,7 +140,7 @@ func (e *Engine) refill(l *lane, now time.Time) (wake time.Time) {
 	if l.loading || l.outside == 0 || len(l.waiting.items)+l.running >= laneLow {
 		return time.Time{}
 	}
-	if l.outsideDue.After(now) {
+	if idle := len(l.waiting.items)+l.running == 0; l.outsideDue.After(now) && !(idle && l.busyThen) {
 		return l.outsideDue
 	}
 	l.loading = true
@@ -158,7 +158,6 @@ func (e *Engine) load(l *lane, before time.Time, limit int) {
 	e.mu.Lock()
 	defer e.unlock()
 	defer e.endRead()
-	l.loading = false
 	now := time.Now()
 	brought := 0
 	for i := range records {
@@ -170,6 +169,8 @@ func (e *Engine) load(l *lane, before time.Time, limit int) {
 			e.letGoFirst(w, l.backend.ID, since, now)
 		}
 	}
+	l.loading = false
+	l.busyThen = brought == 0 && len(records) > 0 && len(l.waiting.items)+l.running > 0
 	switch {
 	case err != nil:
 		l.outsideDue = now.Add(again)

@@ -327,3 +327,26 @@ func TestReadsThatOverlapHoldNothingUp(t *testing.T) {
 		require.Equal(l.t, "done a=done", l.states(a.ID))
 	})
 }
+
+// big is a journal that reads few records at once, as it does when they are big.
+type big struct{ *hooked }
+
+func (b big) Due(ctx context.Context, pool, backend string, before time.Time, limit int) ([]Record, error) {
+	return b.hooked.Due(ctx, pool, backend, before, min(limit, 17))
+}
+
+func TestABacklogOfBigWritesDoesNotPause(t *testing.T) {
+	durable(t, []string{"a"}, 0, func(l *lab, h *hooked) {
+		l.fake.set("a", refuses())
+		for i := range 170 {
+			l.later(fmt.Sprintf("/%d", i))
+		}
+		l.fake.set("a", ok().in(100*ms))
+		l.engine.journal = big{h}
+		l.reopen()
+		l.restart("a")
+		l.fake.set("a", ok().in(100*ms))
+		l.sleep(5 * time.Second)
+		require.Zero(l.t, l.engine.Counts()[0].Pending)
+	})
+}

@@ -113,7 +113,11 @@ func (s *Store) Journal(o JournalOptions) (*Journal, error) {
 		store: s, seal: seal, stop: make(chan struct{}), done: make(chan struct{}),
 		urgent: make(chan struct{}, 1), soon: make(chan struct{}, 1), tell: o.Failing,
 	}
-	if err := s.write(context.Background(), func(*sqlite3.Conn) error { return j.begin() }); err != nil {
+	if err := s.write(context.Background(), func(*sqlite3.Conn) error { return j.checkKey() }); err != nil {
+		return nil, err
+	}
+	// Only now may anything be repaired: under another key nothing looks whole.
+	if err := s.read(context.Background(), func(*sqlite3.Conn) error { return j.verifying(j.learnSeq) }); err != nil {
 		return nil, err
 	}
 	if !s.journal.CompareAndSwap(nil, j) {
@@ -123,16 +127,18 @@ func (s *Store) Journal(o JournalOptions) (*Journal, error) {
 	return j, nil
 }
 
-// begin checks the key and learns where the numbers stand.
-func (j *Journal) begin() error {
+// learnSeq learns where the numbers stand.
+func (j *Journal) learnSeq() error {
+	return j.store.run(`SELECT max(ifnull((SELECT max(seq) FROM writes), 0), ifnull((SELECT CAST(CAST(value AS TEXT) AS INTEGER) FROM meta WHERE name = 'seq'), 0))`,
+		func(row *sqlite3.Stmt) bool { j.seq = row.ColumnInt64(0); return true })
+}
+
+// checkKey checks that the journal was written with this key.
+func (j *Journal) checkKey() error {
 	s := j.store
 	var check []byte
 	err := s.run(`SELECT value FROM meta WHERE name = 'key'`, func(row *sqlite3.Stmt) bool { check = blob(row, 0); return true })
 	if err != nil {
-		return err
-	}
-	if err := s.run(`SELECT max(ifnull((SELECT max(seq) FROM writes), 0), ifnull((SELECT CAST(CAST(value AS TEXT) AS INTEGER) FROM meta WHERE name = 'seq'), 0))`,
-		func(row *sqlite3.Stmt) bool { j.seq = row.ColumnInt64(0); return true }); err != nil {
 		return err
 	}
 	if want := j.seal.check(); !bytes.Equal(check, want) {
@@ -454,7 +460,7 @@ func (j *Journal) writeBatch() (more, failed bool) {
 	j.giveBack(taken)
 	j.mu.Lock()
 	j.began = time.Time{}
-	failed = len(j.changes.order) > 0 || err != nil
+	failed = err != nil
 	changed := j.failing != (err != nil)
 	j.failing = err != nil
 	j.mu.Unlock()
@@ -489,8 +495,8 @@ func (j *Journal) commitAll(batch []*admission, taken *changes, sync, probe bool
 		if err := j.apply(taken); err != nil {
 			return err
 		}
-		if len(batch) == 0 && len(taken.order) == 0 {
-			j.syncs++
+		if probe || j.unsynced || len(batch) == 0 && len(taken.order) == 0 {
+			j.syncs++ // a commit that writes nothing syncs nothing
 			if err := j.store.run(`REPLACE INTO meta (name, value) VALUES ('syncs', ?)`, nil, decimal(j.syncs)); err != nil {
 				return err
 			}
@@ -569,6 +575,7 @@ func (j *Journal) settle(batch []*admission, results []error) {
 				})
 			}
 			j.changes.add(c)
+			token(j.soon)
 		}
 		a.result <- results[i]
 	}
@@ -643,7 +650,19 @@ func (j *Journal) claimed(claim []byte) (*fanout.Record, error) {
 	if settledAt != 0 && settledAt <= time.Now().Add(-settledFor).UnixNano() {
 		return nil, j.erase(seq)
 	}
-	return j.load(seq)
+	r, err := j.load(seq)
+	if err == nil && r != nil && unacknowledged(r) {
+		return nil, j.erase(seq) // its client was told that nothing was stored, and comes again
+	}
+	return r, err
+}
+
+// unacknowledged reports whether r was stored only after its client had been
+// told that it was not.
+func unacknowledged(r *fanout.Record) bool {
+	return r.State == fanout.WriteCancelled && !slices.ContainsFunc(r.Deliveries, func(d fanout.Delivery) bool {
+		return d.Reason != fanout.ReasonUnacknowledged
+	})
 }
 
 func (j *Journal) putWrite(w *writeRow, request []byte) error {

@@ -555,3 +555,48 @@ func TestAPlainJournalAndAKey(t *testing.T) {
 		require.NoError(t, s.Close())
 	}
 }
+
+// A client that was told 503 comes again with its key: what was stored and
+// cancelled meanwhile does not stand in its way.
+func TestARefusedWriteLeavesItsKeyFree(t *testing.T) {
+	d := newDisk(t)
+	j := d.journal(t)
+	first := write("first")
+	first.Claim, first.Print = fanout.Key{7}, fanout.Key{8}
+	hold, begun := make(chan struct{}), make(chan struct{}, 100)
+	d.begun.Store(&begun)
+	d.hold.Store(&hold)
+	isUnavailable(t, j.Admit(t.Context(), first))
+	d.hold.Store(nil)
+	close(hold)
+	again := write("again")
+	again.Claim, again.Print = first.Claim, first.Print
+	require.Eventually(t, func() bool {
+		err := j.Admit(t.Context(), again)
+		require.False(t, errors.As(err, new(*fanout.Duplicate)), "of a write that nobody sends")
+		return err == nil
+	}, 10*time.Second, 50*time.Millisecond)
+	require.Equal(t, []string{"again"}, pendingIDs(t, j))
+}
+
+// What a reader has committed without a sync is safe after Flush, whatever was
+// committed between the two.
+func TestFlushCoversWhatReadersCommitted(t *testing.T) {
+	d := newDisk(t)
+	j := d.journal(t)
+	r := write("one")
+	r.Claim = fanout.Key{7}
+	require.NoError(t, j.Admit(t.Context(), r))
+	j.Update(fanout.Change{ID: "one", State: fanout.WriteRejected, Deliveries: []fanout.Delivery{
+		{Backend: "a", State: fanout.DeliveryHeld}, {Backend: "b", State: fanout.DeliveryHeld},
+	}})
+	_, _, err := j.Find(t.Context(), "one")
+	require.NoError(t, err)
+	duplicate := write("two")
+	duplicate.Claim = r.Claim
+	require.ErrorAs(t, j.Admit(t.Context(), duplicate), new(*fanout.Duplicate))
+	require.NoError(t, j.Flush(t.Context()))
+	got, _, err := d.reopened(t).Find(t.Context(), "one")
+	require.NoError(t, err)
+	require.Equal(t, fanout.WriteRejected, got.State)
+}
