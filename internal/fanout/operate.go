@@ -170,6 +170,7 @@ func (e *Engine) operate(ctx context.Context, id, backend string, change func(w 
 // takeBack takes a write that an operator works on into memory, whatever its
 // state; nil if that was the end of it.
 func (e *Engine) takeBack(r *Record, since int, now time.Time) *write {
+	r.Alone = false // Find does not tell how that stands now
 	if r.State == WritePending {
 		w, _ := e.bring(r, "", since, now)
 		return w
