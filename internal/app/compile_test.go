@@ -46,7 +46,7 @@ func TestPoliciesOfConfigAreThoseOfBalance(t *testing.T) {
 		c := withPolicy(name)
 		c.Complete()
 		problems, _ := config.Validate(c, func(string) (string, bool) { return "", false })
-		_, err := balance.For(name)
+		_, err := balance.New(balance.Spec{Name: name})
 		require.Equal(t, err == nil, len(problems) == 0, "%q: %v", name, problems)
 		if err != nil {
 			continue

@@ -81,7 +81,7 @@ func (a *App) Instances() []admin.Instance {
 func (a *App) instance(p *pool.Pool, b *backend.Backend) admin.Instance {
 	status := p.Status(b)
 	return admin.Instance{
-		ID: b.ID, Pool: p.Name, Address: b.Address, Source: b.Source, Weight: b.Weight, InFlight: b.InFlight(),
+		ID: b.ID, Pool: p.Name, Address: b.Address, Source: b.Source, Weight: b.Weight(), InFlight: b.InFlight(),
 		State: status.State.Word(), Eligible: status.State.Eligible(), Reasons: status.Reasons,
 	}
 }

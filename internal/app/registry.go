@@ -69,7 +69,7 @@ func newRegistry(c *config.Config, m *metrics.Registry, onChange func(pool.Chang
 			}
 		}
 		var err error
-		if o.Policy, err = balance.For(pc.Policy.Name); err != nil {
+		if o.Policy, err = balance.New(balance.Spec{Name: pc.Policy.Name, BoundedLoad: pc.Policy.BoundedLoad, Score: pc.Policy.Score}); err != nil {
 			return nil, fmt.Errorf("pool %s: %w", pc.Name, err)
 		}
 		r.lagging[pc.Name] = pc.Lagging
@@ -77,9 +77,9 @@ func newRegistry(c *config.Config, m *metrics.Registry, onChange func(pool.Chang
 		for _, bc := range pc.Backends {
 			b := &backend.Backend{
 				Pool: pc.Name, ID: bc.ID, Address: bc.Address, Source: "config",
-				Weight: bc.Weight, Labels: bc.Labels,
 				Outcomes: m.Backend(pc.Name, bc.ID, outcome.Names[:]),
 			}
+			b.SetTraits(bc.Weight, bc.Labels)
 			f := &fixture{changes: m.StateChanges(pc.Name, bc.ID, backend.States)}
 			if fanned[pc.Name] {
 				f.delivery = m.Delivery(pc.Name, bc.ID, bc.Address, outcome.Names[:])

@@ -14,36 +14,55 @@ type Backend struct {
 	Pool, ID string
 	// Address is host:port, resolved at each dial.
 	Address string
-	// Source says where the backend came from: "config".
+	// Source says where the backend came from: "config" or "registration".
 	Source string
-	// Weight is the share of work for policies that know weights; at least 1.
-	Weight int
-	// Labels are the user's words, not to be changed.
-	Labels map[string]string
 	// Outcomes counts how attempts at b ended, by class number. Set before b
 	// is shared; never nil.
 	Outcomes interface{ Count(class int) }
 
 	// Recent is what came of the latest attempts, Heads how long their response
-	// heads took.
+	// heads took, and Speed the moving average of that.
 	Recent Recent
 	Heads  Latency
+	Speed  Speed
 
-	inFlight  atomic.Int64
+	slots     slots
+	traits    atomic.Pointer[traits]
 	state     atomic.Uint32
 	trials    trials
 	ramp      ramp
 	dialBroke atomic.Bool
 }
 
-// Begin counts one request or attempt that starts at b.
-func (b *Backend) Begin() { b.inFlight.Add(1) }
+// traits are what is said of a backend and may be said anew while it serves.
+type traits struct {
+	weight int
+	labels map[string]string
+}
 
-// End uncounts what Begin counted. Each Begin has exactly one End.
-func (b *Backend) End() { b.inFlight.Add(-1) }
+// SetTraits sets weight, the share of work for policies that know weights, and
+// labels, the user's words, which must not be changed any more. Its caller has
+// the pool's picker made anew: pickers may keep both.
+func (b *Backend) SetTraits(weight int, labels map[string]string) {
+	b.traits.Store(&traits{weight, labels})
+}
 
-// InFlight returns how many requests and attempts have begun and not ended.
-func (b *Backend) InFlight() int64 { return b.inFlight.Load() }
+// Weight returns the share of work for policies that know weights: at least 1,
+// which is also that of a backend nobody has said anything of.
+func (b *Backend) Weight() int {
+	if t := b.traits.Load(); t != nil {
+		return max(1, t.weight)
+	}
+	return 1
+}
+
+// Labels returns the user's words, not to be changed.
+func (b *Backend) Labels() map[string]string {
+	if t := b.traits.Load(); t != nil {
+		return t.labels
+	}
+	return nil
+}
 
 // DialFailed notes that a dial to b failed; DialSucceeded that one succeeded.
 func (b *Backend) DialFailed() { b.dialBroke.Store(true) }

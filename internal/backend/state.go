@@ -1,6 +1,6 @@
 package backend
 
-// State is what is known about one backend in four words. Each has one writer,
+// State is what is known about one backend in five words. Each has one writer,
 // so that no observer can undo what another one said: a probe does not lift an
 // operator's maintenance, and traffic does not overrule a probe.
 type State struct {
@@ -12,6 +12,9 @@ type State struct {
 	Gate Gate
 	// Sync is the word of the fan-out: whether all writes have arrived.
 	Sync Sync
+	// Presence is the word of whoever brought the backend: whether it is still
+	// there.
+	Presence Presence
 }
 
 // Admin is what an operator wants of a backend.
@@ -66,6 +69,18 @@ const (
 	LaggingExcluded
 )
 
+// Presence is what its source says of a backend.
+type Presence uint8
+
+const (
+	// Present is there.
+	Present Presence = iota
+	// Expired was not heard of for longer than it said it would be.
+	Expired
+	// Leaving has said, or was told, that it goes; what is under way ends.
+	Leaving
+)
+
 // Standing is what a state comes to: who gets requests.
 type Standing uint8
 
@@ -87,7 +102,7 @@ const (
 // Standing joins the words. It is the only place that does.
 func (s State) Standing() Standing {
 	switch {
-	case s.Admin != Enabled || s.Health != HealthUp:
+	case s.Admin != Enabled || s.Health != HealthUp || s.Presence != Present:
 		return Out
 	case s.Gate == GateOpen && s.Sync != LaggingExcluded:
 		return Serves
@@ -103,7 +118,7 @@ func (s State) Standing() Standing {
 func (s State) Eligible() bool { return s.Standing() == Serves }
 
 // States are all values of State.Word, for whoever shows one series for each.
-var States = []string{"up", "down", "draining", "maintenance", "ejected"}
+var States = []string{"up", "down", "draining", "maintenance", "ejected", "expired"}
 
 // Word returns the one word that operators read: what they said themselves
 // before what was found out.
@@ -111,8 +126,10 @@ func (s State) Word() string {
 	switch {
 	case s.Admin == Maintenance:
 		return "maintenance"
-	case s.Admin == Draining:
+	case s.Admin == Draining || s.Presence == Leaving:
 		return "draining"
+	case s.Presence == Expired:
+		return "expired"
 	case s.Health != HealthUp:
 		return "down"
 	case s.Gate != GateOpen:
@@ -135,9 +152,12 @@ func (s State) Label() string {
 }
 
 func (s State) pack() uint32 {
-	return uint32(s.Admin) | uint32(s.Health)<<8 | uint32(s.Gate)<<16 | uint32(s.Sync)<<24
+	return uint32(s.Admin) | uint32(s.Health)<<4 | uint32(s.Gate)<<8 | uint32(s.Sync)<<12 | uint32(s.Presence)<<16
 }
 
 func unpack(w uint32) State {
-	return State{Admin: Admin(w), Health: Health(w >> 8), Gate: Gate(w >> 16), Sync: Sync(w >> 24)} //nolint:gosec // each takes its own byte
+	return State{
+		Admin: Admin(w & 0xf), Health: Health(w >> 4 & 0xf), Gate: Gate(w >> 8 & 0xf), Sync: Sync(w >> 12 & 0xf),
+		Presence: Presence(w >> 16 & 0xf),
+	}
 }

@@ -15,7 +15,9 @@ func states() (all []State) {
 		for health := HealthUp; health <= HealthUnknown; health++ {
 			for gate := GateOpen; gate <= GateBroken; gate++ {
 				for sync := InSync; sync <= LaggingExcluded; sync++ {
-					all = append(all, State{admin, health, gate, sync})
+					for presence := Present; presence <= Leaving; presence++ {
+						all = append(all, State{admin, health, gate, sync, presence})
+					}
 				}
 			}
 		}
@@ -31,7 +33,7 @@ func TestStatesArePackedWithoutLoss(t *testing.T) {
 		require.Equal(t, s, b.State())
 		seen[s.pack()] = true
 	}
-	require.Len(t, seen, 3*3*4*3)
+	require.Len(t, seen, 3*3*4*3*3)
 	require.Equal(t, State{}, new(Backend).State(), "a new backend is up, with nothing against it")
 }
 
@@ -56,6 +58,10 @@ func TestStandingAndWord(t *testing.T) {
 		{"not probed yet", State{Health: HealthUnknown}, Out, "down"},
 		{"drained", State{Admin: Draining}, Out, "draining"},
 		{"drained and down", State{Admin: Draining, Health: HealthDown, Gate: GateBroken}, Out, "draining"},
+		{"not heard of for too long", State{Presence: Expired}, Out, "expired"},
+		{"not heard of, and down", State{Presence: Expired, Health: HealthDown}, Out, "expired"},
+		{"about to leave", State{Presence: Leaving}, Out, "draining"},
+		{"in maintenance and about to leave", State{Admin: Maintenance, Presence: Leaving}, Out, "maintenance"},
 		{"in maintenance", State{Admin: Maintenance}, Out, "maintenance"},
 		{"in maintenance and down", State{Admin: Maintenance, Health: HealthDown}, Out, "maintenance"},
 	} {
@@ -70,8 +76,8 @@ func TestWhatHoldsForEveryState(t *testing.T) {
 	for _, s := range states() {
 		require.Contains(t, States, s.Word())
 		require.Equal(t, s.Standing() == Serves, s.Eligible(), "%+v", s)
-		out := s.Admin != Enabled || s.Health != HealthUp
-		require.Equal(t, out, s.Standing() == Out, "the operator and the checks alone put it out for good: %+v", s)
+		out := s.Admin != Enabled || s.Health != HealthUp || s.Presence != Present
+		require.Equal(t, out, s.Standing() == Out, "the operator, the checks and the source alone put it out for good: %+v", s)
 		if s.Eligible() {
 			require.Equal(t, "up", s.Word(), "%+v", s)
 		}

@@ -17,7 +17,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func set(n int) []*backend.Backend {
 	backends := make([]*backend.Backend, n)
 	for i := range backends {
-		backends[i] = &backend.Backend{Pool: "p", ID: fmt.Sprintf("%c", 'a'+i), Weight: 1}
+		backends[i] = &backend.Backend{Pool: "p", ID: fmt.Sprintf("%c", 'a'+i)}
 	}
 	return backends
 }
@@ -32,7 +32,9 @@ func inFlight(backends []*backend.Backend) (n int64) {
 // Every policy, whatever it prefers, keeps to the same promises.
 func TestPolicies(t *testing.T) {
 	for _, p := range policies {
-		t.Run(p.name, func(t *testing.T) { conformance(t, p.factory) })
+		factory, err := p.Compile(Spec{Name: p.Name})
+		require.NoError(t, err)
+		t.Run(p.Name, func(t *testing.T) { conformance(t, factory) })
 	}
 }
 
@@ -179,13 +181,13 @@ type stranger struct{}
 
 func (stranger) Pick(*Query) *backend.Backend { return nil }
 
-func TestFor(t *testing.T) {
+func TestNew(t *testing.T) {
 	for _, name := range []string{"roundrobin", "round-robin", "rr"} {
-		factory, err := For(name)
+		factory, err := New(Spec{Name: name})
 		require.NoError(t, err)
 		require.IsType(t, &roundRobin{}, factory(nil, nil), name)
 	}
-	_, err := For("least_con")
+	_, err := New(Spec{Name: "least_con"})
 	require.ErrorContains(t, err, `"least_con"`)
 	require.ErrorContains(t, err, "roundrobin", "the error names what there is")
 	require.Contains(t, Names(), "roundrobin")

@@ -27,7 +27,7 @@ func TestRoundRobinRotatesExactly(t *testing.T) {
 
 func TestRoundRobinIgnoresWeights(t *testing.T) {
 	backends := set(2)
-	backends[0].Weight = 100
+	backends[0].SetTraits(100, nil)
 	require.Equal(t, "a b a b", turns(newRoundRobin(backends, nil), 4))
 }
 

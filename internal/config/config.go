@@ -11,11 +11,13 @@ type Config struct {
 	Listeners []Listener `yaml:"listeners"`
 	Pools     []Pool     `yaml:"pools"`
 	Routes    []Route    `yaml:"routes"`
-	Admin     Admin      `yaml:"admin"`
-	Metrics   Metrics    `yaml:"metrics"`
-	Storage   Storage    `yaml:"storage"`
-	Shutdown  Shutdown   `yaml:"shutdown"`
-	Log       Log        `yaml:"log"`
+	// Registration says whether and how backends register themselves.
+	Registration Registration `yaml:"registration"`
+	Admin        Admin        `yaml:"admin"`
+	Metrics      Metrics      `yaml:"metrics"`
+	Storage      Storage      `yaml:"storage"`
+	Shutdown     Shutdown     `yaml:"shutdown"`
+	Log          Log          `yaml:"log"`
 }
 
 // Listener is one bound socket of the data plane.
@@ -60,6 +62,10 @@ type Pool struct {
 	Name     string    `yaml:"name"`
 	Policy   Policy    `yaml:"policy"`
 	Backends []Backend `yaml:"backends"`
+	// Registration lets backends register into this pool.
+	Registration bool `yaml:"registration"`
+	// Limits bound what is in flight.
+	Limits Limits `yaml:"limits"`
 	// Health is the active check of each backend; nil: none.
 	Health *Health `yaml:"health,omitempty"`
 	// Breaker watches each backend's traffic; nil: none.
@@ -76,7 +82,70 @@ type Pool struct {
 // with `name` and the policy's own settings.
 type Policy struct {
 	Name string `yaml:"name"`
+	// Key is what hash spreads by, in the form that ParseHashKey reads.
+	Key string `yaml:"key,omitempty"`
+	// BoundedLoad is, for hash, how many times its fair share of what is in
+	// flight a backend may have, 1 to 100; 0: any number.
+	BoundedLoad float64 `yaml:"bounded_load,omitempty"`
+	// Score is the expression of custom: the backend with the lowest value wins.
+	Score string `yaml:"score,omitempty"`
 }
+
+// Limits bound what is in flight in a pool, requests and delivery attempts
+// alike.
+type Limits struct {
+	// PerBackend is how many may be in flight at one backend, Total how many in
+	// the pool; 0: any number.
+	PerBackend int `yaml:"per_backend"`
+	Total      int `yaml:"total"`
+	// Queue is where requests wait for a slot.
+	Queue Queue `yaml:"queue"`
+}
+
+// Queue is where requests wait that find no free slot.
+type Queue struct {
+	// Limit is how many requests may wait; 0: none, they are refused at once.
+	Limit int `yaml:"limit"`
+	// Timeout is the longest that one waits.
+	Timeout Duration `yaml:"timeout"`
+	// Order is QueueFIFO.
+	Order string `yaml:"order"`
+}
+
+// QueueFIFO is the order of a queue: first in, first out.
+const QueueFIFO = "fifo"
+
+// Registration says whether and how backends register themselves on the admin
+// listener.
+type Registration struct {
+	Enabled bool `yaml:"enabled"`
+	// TTL is how long a backend that names none may stay silent, 1 s to 24 h.
+	TTL Duration `yaml:"ttl"`
+	// TokenEnv names the environment variable that holds the bearer token for
+	// registering and unregistering, and for nothing else; the admin token is
+	// good for both, too. Empty: the admin token alone.
+	TokenEnv string `yaml:"token_env"`
+	// RoutePrefix begins the path at which a pool made by registration is
+	// served; its name follows. It begins and ends with a slash.
+	RoutePrefix string `yaml:"route_prefix"`
+	// Allow lists the addresses that may be registered: AllowLoopback,
+	// AllowPrivate, IP addresses and CIDR prefixes.
+	Allow []string `yaml:"allow"`
+	// MaxInstances bounds how many backends may be registered at once, MaxPools
+	// how many pools registration may make.
+	MaxInstances int `yaml:"max_instances"`
+	MaxPools     int `yaml:"max_pools"`
+	// Limits are those of each pool that registration makes.
+	Limits Limits `yaml:"limits"`
+}
+
+// The words of Registration.Allow.
+const (
+	// AllowLoopback stands for 127.0.0.0/8 and ::1.
+	AllowLoopback = "loopback"
+	// AllowPrivate stands for RFC 1918 and RFC 4193 (ULA) addresses.
+	AllowPrivate = "private"
+)
 
 // Backend is one server of a pool.
 type Backend struct {

@@ -17,6 +17,7 @@ func Default() *Config {
 // metrics listener, storage in lb.db, 30 s of drain, JSON logs at level info
 // with every request.
 func (c *Config) SetDefaults() {
+	c.Registration.SetDefaults()
 	c.Admin.SetDefaults()
 	c.Storage = Storage{Path: "lb.db"}
 	c.Shutdown = Shutdown{Drain: seconds(30)}
@@ -57,6 +58,7 @@ func (l *Listener) SetDefaults() {
 func (p *Pool) SetDefaults() {
 	*p = Pool{
 		Policy:      Policy{Name: DefaultPolicy},
+		Limits:      defaultLimits,
 		RetryBudget: RetryBudget{Ratio: 0.2, PerSecond: 3},
 		Lagging:     Lagging{After: seconds(2)},
 		Transport: Transport{
@@ -65,6 +67,18 @@ func (p *Pool) SetDefaults() {
 			Idle:              seconds(55),
 			MaxIdlePerBackend: 256,
 		},
+	}
+}
+
+// defaultLimits bound nothing, and nobody waits.
+var defaultLimits = Limits{Queue: Queue{Timeout: seconds(5), Order: QueueFIFO}}
+
+// SetDefaults sets what holds once registration is enabled: 90 s of silence,
+// loopback and private addresses, and pools at /call/ and their name.
+func (r *Registration) SetDefaults() {
+	*r = Registration{
+		TTL: seconds(90), RoutePrefix: "/call/", Allow: []string{AllowLoopback, AllowPrivate},
+		MaxInstances: 10000, MaxPools: 1000, Limits: defaultLimits,
 	}
 }
 

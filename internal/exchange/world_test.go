@@ -86,7 +86,7 @@ func newWorld(t testing.TB, o options) *world {
 	for i := range o.backends {
 		w.backends = append(w.backends, &backend.Backend{Pool: "p", ID: string(rune('a' + i)), Outcomes: w})
 	}
-	factory, err := balance.For("roundrobin")
+	factory, err := balance.New(balance.Spec{Name: "roundrobin"})
 	require.NoError(t, err)
 	w.pool = pool.New(pool.Options{Name: "p", Policy: factory, Budget: pool.NewBudget(o.ratio, o.perSecond), Backends: w.backends})
 	t.Cleanup(w.pool.Close)

@@ -53,7 +53,7 @@ func newWorld(t testing.TB, h http.HandlerFunc) *world {
 	t.Cleanup(s.Close)
 	w := &world{counts: make(map[outcome.Class]int)}
 	b := &backend.Backend{Pool: "p", ID: "a", Address: s.Listener.Addr().String(), Outcomes: w}
-	factory, err := balance.For("roundrobin")
+	factory, err := balance.New(balance.Spec{Name: "roundrobin"})
 	require.NoError(t, err)
 	p := pool.New(pool.Options{Name: "p", Policy: factory, Budget: pool.NewBudget(0, 0), Backends: []*backend.Backend{b}})
 	t.Cleanup(p.Close)

@@ -44,6 +44,9 @@ const (
 	// Refused is a request that lb answered with an error of its own without
 	// asking a backend.
 	Refused
+	// Withdrawn is an attempt that lb cut because its backend was unregistered
+	// by force.
+	Withdrawn
 	classes
 )
 
@@ -51,7 +54,7 @@ const (
 // `outcome` label of the metrics.
 var Names = [classes]string{
 	"undecided", "success", "failure", "unsent", "starved", "reset", "invalid",
-	"timeout", "cut", "client_gone", "client_fault", "refused",
+	"timeout", "cut", "client_gone", "client_fault", "refused", "withdrawn",
 }
 
 // String returns the class's name.
@@ -116,6 +119,9 @@ func (e *DialError) Unwrap() error { return e.Err }
 // ErrInvalidAnswer marks answers that the carrier itself found to be nonsense.
 var ErrInvalidAnswer = errors.New("invalid answer")
 
+// ErrWithdrawn marks attempts that were cut with their backend.
+var ErrWithdrawn = errors.New("the backend was unregistered by force")
+
 // ErrTimeout marks attempts that were ended because their time was over.
 var ErrTimeout = errors.New("time over")
 
@@ -136,6 +142,8 @@ func classOf(err error) Class {
 	}
 	var netErr net.Error
 	switch {
+	case errors.Is(err, ErrWithdrawn):
+		return Withdrawn
 	case errors.Is(err, ErrInvalidAnswer):
 		return Invalid
 	case errors.Is(err, ErrTimeout), errors.Is(err, context.DeadlineExceeded):

@@ -115,11 +115,11 @@ func (p *Pool) TryAcquire(q *balance.Query) (l Lease, ok bool) {
 // backend. If b is on trial and a trial is left, this is one.
 func (p *Pool) Acquire(b *backend.Backend) Lease {
 	trial, _ := b.TakeTrial()
-	b.Begin()
+	b.TryBegin()
 	return p.begun(b, trial)
 }
 
-// begun returns the lease on b, whose Begin was called.
+// begun returns the lease on b, of which a slot was taken.
 func (p *Pool) begun(b *backend.Backend, trial uint32) Lease {
 	return Lease{Backend: b, pool: p, trial: trial, round: b.Recent.Round()}
 }

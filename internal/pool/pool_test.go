@@ -38,11 +38,11 @@ func limits() *breaker.Settings {
 
 func newFixture(t testing.TB, n int, with ...func(*Options)) *fixture {
 	t.Helper()
-	policy, err := balance.For("roundrobin")
+	policy, err := balance.New(balance.Spec{Name: "roundrobin"})
 	require.NoError(t, err)
 	f := &fixture{}
 	for i := range n {
-		f.backends = append(f.backends, &backend.Backend{Pool: "p", ID: fmt.Sprintf("%c", 'a'+i), Weight: 1})
+		f.backends = append(f.backends, &backend.Backend{Pool: "p", ID: fmt.Sprintf("%c", 'a'+i)})
 	}
 	o := Options{
 		Name: "p", Policy: policy, Budget: NewBudget(0, 0), Backends: f.backends, MaxOpenShare: 0.5,

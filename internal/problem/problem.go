@@ -19,6 +19,8 @@ type document struct {
 	Detail    string       `json:"detail,omitempty"`
 	Code      outcome.Code `json:"code"`
 	RequestID string       `json:"request_id,omitempty"`
+	// Errors says what is wrong where in the request's body.
+	Errors []outcome.FieldError `json:"errors,omitempty"`
 }
 
 // Write answers with e: status, X-LB-Error, Retry-After on every 503 and 429
@@ -28,7 +30,7 @@ func Write(w http.ResponseWriter, e *outcome.Error, requestID string) {
 	status := e.Code.Status()
 	body, err := json.Marshal(document{
 		Type: "urn:lb:error:" + string(e.Code), Title: e.Code.Title(), Status: status,
-		Detail: e.Detail, Code: e.Code, RequestID: requestID,
+		Detail: e.Detail, Code: e.Code, RequestID: requestID, Errors: e.Fields,
 	})
 	if err != nil { // strings and numbers always marshal
 		panic(err)

@@ -6,12 +6,11 @@ import "regexp"
 // build, by the place where they belong. They are refused whatever their value.
 var planned = map[string][]string{
 	"": {
-		"registration", "discovery", "reload",
+		"discovery", "reload",
 		"tls", "acme", "alerts", "batch", "rate_limit",
 	},
 	"listeners[]":        {"tls", "http2", "h2c", "proxy_protocol", "rate_limit"},
-	"pools[]":            {"registration", "limits", "sticky", "tls"},
-	"pools[].policy":     {"key", "bounded_load", "score"},
+	"pools[]":            {"sticky", "tls"},
 	"pools[].backends[]": {"health", "limits", "concurrency", "tls"},
 	"pools[].transport":  {"tls", "http2", "h2c", "grpc", "proxy_protocol"},
 	"routes[]": {
