@@ -31,6 +31,7 @@ type Backend struct {
 	state     atomic.Uint32
 	trials    trials
 	ramp      ramp
+	figures   figures
 	dialBroke atomic.Bool
 }
 

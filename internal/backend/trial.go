@@ -40,6 +40,13 @@ func (b *Backend) TakeTrial() (period uint32, ok bool) {
 	}
 }
 
+// TrialLeft reports whether TakeTrial would find one now, or b is not on trial.
+// It claims nothing.
+func (b *Backend) TrialLeft() bool {
+	w := b.trials.word.Load()
+	return w&limited == 0 || w&left != 0
+}
+
 // ReturnTrial gives back a trial that showed nothing, unless its period is over.
 func (b *Backend) ReturnTrial(period uint32) {
 	for {

@@ -3,13 +3,7 @@
 // and no logging. A pick never blocks and does not allocate.
 package balance
 
-import (
-	"fmt"
-	"slices"
-	"strings"
-
-	"lb/internal/backend"
-)
+import "lb/internal/backend"
 
 // Query is what one request asks of a picker. It lives in the request's record
 // and is used again for each attempt of that request.
@@ -96,10 +90,11 @@ func (q *Query) Take(b *backend.Backend) bool {
 }
 
 // Could reports whether Take is worth a try, for policies that compare before
-// they take: b was not tried and is not full. It claims nothing.
+// they take: b was not tried, has a trial left if it is on trial, and is not
+// full. It claims nothing.
 func (q *Query) Could(b *backend.Backend) bool {
 	switch {
-	case q.n > 0 && q.Tried(b):
+	case q.n > 0 && q.Tried(b), !q.Unlimited && !b.TrialLeft():
 		return false
 	case b.Full():
 		q.full = true
@@ -134,84 +129,3 @@ type Picker interface {
 // slice is frozen. prev is the pool's former picker, nil at first: a policy
 // with a cursor carries it over.
 type Factory func(eligible []*backend.Backend, prev Picker) Picker
-
-// Spec is what a configuration says of a policy.
-type Spec struct {
-	// Name is the policy's, or one of its aliases.
-	Name string
-	// BoundedLoad is, for hash, how many times its fair share of what is in
-	// flight a backend may have, at least 1; 0: any number.
-	BoundedLoad float64
-	// Score is the expression of custom.
-	Score string
-}
-
-// Policy is one line in the table of policies.
-type Policy struct {
-	// Name is the one word for it, Aliases are others that mean the same.
-	Name    string
-	Aliases []string
-	// Weighted says that it heeds weights, Keyed that its pool must say what
-	// Query.Key is made of, ByClient that it is made of the client's address.
-	Weighted, Keyed, ByClient bool
-	// Compile makes the factory, or says what is wrong with the spec: a
-	// *SpecError where that can be pinned to one of its settings.
-	Compile func(Spec) (Factory, error)
-}
-
-// SpecError says what is wrong with one setting of a policy.
-type SpecError struct {
-	// Setting is key, bounded_load or score.
-	Setting string
-	// Message says what is wrong, Suggestion what would be right; that may be
-	// empty.
-	Message, Suggestion string
-}
-
-func (e *SpecError) Error() string {
-	text := e.Setting + ": " + e.Message
-	if e.Suggestion != "" {
-		text += "; " + e.Suggestion
-	}
-	return text
-}
-
-// policies is the table of policies.
-var policies = []Policy{
-	{Name: "roundrobin", Aliases: []string{"round-robin", "rr"}, Compile: plain(newRoundRobin)},
-}
-
-// plain is the Compile of a policy without settings.
-func plain(f Factory) func(Spec) (Factory, error) {
-	return func(Spec) (Factory, error) { return f, nil }
-}
-
-// Find returns the policy with that name or alias.
-func Find(name string) (Policy, bool) {
-	for _, p := range policies {
-		if p.Name == name || slices.Contains(p.Aliases, name) {
-			return p, true
-		}
-	}
-	return Policy{}, false
-}
-
-// New returns the factory of the policy that s names, or an error that says
-// what is wrong with s.
-func New(s Spec) (Factory, error) {
-	p, ok := Find(s.Name)
-	if !ok {
-		return nil, fmt.Errorf("no policy %q; there is %s", s.Name, strings.Join(Names(), ", "))
-	}
-	return p.Compile(s)
-}
-
-// Names returns the names of all policies, sorted, without aliases.
-func Names() []string {
-	names := make([]string, 0, len(policies))
-	for _, p := range policies {
-		names = append(names, p.Name)
-	}
-	slices.Sort(names)
-	return names
-}

@@ -31,7 +31,7 @@ func (p *roundRobin) Pick(q *Query) *backend.Backend {
 		return nil
 	}
 	if q.Retry {
-		return p.walk(q, p.untried(q, p.retry.Add(1)-1))
+		return walk(q, p.backends, p.untried(q, p.retry.Add(1)-1))
 	}
 	// A turn that is passed on moves the cursor, too: else the next one in the
 	// row would get it each time, and twice its share.
@@ -42,7 +42,7 @@ func (p *roundRobin) Pick(q *Query) *backend.Backend {
 		}
 	}
 	// Nobody wanted it, so somebody gets it: each in turn here, too.
-	return p.walk(q, p.first.Add(1)-1)
+	return walk(q, p.backends, p.first.Add(1)-1)
 }
 
 // untried returns the place of the k-th backend that q has not tried, counted
@@ -68,15 +68,4 @@ func (p *roundRobin) untried(q *Query, k uint64) uint64 {
 		k--
 	}
 	return 0
-}
-
-// walk asks each backend once, whatever its share.
-func (p *roundRobin) walk(q *Query, from uint64) *backend.Backend {
-	n := uint64(len(p.backends))
-	for i := range n {
-		if b := p.backends[(from+i)%n]; q.Take(b) {
-			return b
-		}
-	}
-	return nil
 }

@@ -109,21 +109,6 @@ func TestRoundRobinAlternatesAroundABackendOnTrial(t *testing.T) {
 	require.Equal(t, "c c c", turns(picker, 3))
 }
 
-// counts makes n first picks and returns how many each backend got.
-func counts(p Picker, backends []*backend.Backend, n int) (got []int) {
-	before := make(map[*backend.Backend]int64)
-	for _, b := range backends {
-		before[b] = b.InFlight()
-	}
-	for range n {
-		p.Pick(new(Query))
-	}
-	for _, b := range backends {
-		got = append(got, int(b.InFlight()-before[b]))
-	}
-	return got
-}
-
 func TestRoundRobinInASlowStart(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -149,17 +134,5 @@ func TestRoundRobinInASlowStart(t *testing.T) {
 				require.InDelta(t, test.want[i], got[i], 1+float64(test.picks)/50, "%v", got)
 			}
 		})
-	}
-}
-
-func TestARetryAsksWhateverTheShare(t *testing.T) {
-	backends := set(2)
-	backends[1].SetShare(100)
-	picker := newRoundRobin(backends, nil)
-	for range 20 {
-		var q Query
-		q.Exclude(backends[0])
-		q.Retry = true
-		require.Same(t, backends[1], picker.Pick(&q))
 	}
 }
