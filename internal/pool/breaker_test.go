@@ -17,7 +17,7 @@ func (f *fixture) trials(t testing.TB, b *backend.Backend, n int) []Lease {
 	t.Helper()
 	leases := make([]Lease, n)
 	for i := range leases {
-		leases[i] = f.Acquire(b)
+		leases[i] = f.acquire(b)
 		require.NotZero(t, leases[i].trial, "trial %d of %s", i, b.ID)
 	}
 	return leases
@@ -25,7 +25,7 @@ func (f *fixture) trials(t testing.TB, b *backend.Backend, n int) []Lease {
 
 // spent reports whether b has no trial left.
 func (f *fixture) spent(b *backend.Backend) bool {
-	l := f.Acquire(b)
+	l := f.acquire(b)
 	defer l.End(outcome.ClientGone, time.Now())
 	return l.trial == 0
 }
@@ -124,7 +124,7 @@ func TestOnlyTrialsCountInAHalfOpenBreaker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t, 2, withBreaker)
 		a := f.backends[0]
-		old := []Lease{f.Acquire(a), f.Acquire(a), f.Acquire(a), f.Acquire(a)}
+		old := []Lease{f.acquire(a), f.acquire(a), f.acquire(a), f.acquire(a)}
 		f.fails(a, 3)
 		pass(10 * time.Second)
 		f.told()
@@ -135,7 +135,7 @@ func TestOnlyTrialsCountInAHalfOpenBreaker(t *testing.T) {
 		require.Empty(t, f.told(), "they began before it opened")
 
 		two := f.trials(t, a, 2)
-		others := []Lease{f.Acquire(a), f.Acquire(a)}
+		others := []Lease{f.acquire(a), f.acquire(a)}
 		require.Zero(t, others[0].trial, "a delivery goes to every backend")
 		for range 3 {
 			f.attempt(a, outcome.Failure)
@@ -248,7 +248,7 @@ func TestWhatBeganBeforeABreakerOpenedDoesNotOpenItAgain(t *testing.T) {
 		a := f.backends[0]
 		var hung []Lease
 		for range 20 {
-			hung = append(hung, f.Acquire(a))
+			hung = append(hung, f.acquire(a))
 		}
 		f.fails(a, 3)
 		pass(10 * time.Second)

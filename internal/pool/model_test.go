@@ -69,7 +69,7 @@ func (w *world) step() {
 			w.keep(l)
 		}
 	case n < 35:
-		w.keep(w.Acquire(b))
+		w.keep(w.acquire(b))
 	case n < 70:
 		w.goOn()
 	case n < 75:

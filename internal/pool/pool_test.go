@@ -92,6 +92,15 @@ func (f *fixture) lease(t testing.TB) Lease {
 	return l
 }
 
+// acquire begins a lease on b, which has a slot free.
+func (f *fixture) acquire(b *backend.Backend) Lease {
+	l, ok := f.Acquire(b, new(Waiter))
+	if !ok {
+		panic(b.ID + " has no slot free")
+	}
+	return l
+}
+
 // ends says how a lease's attempt went, and ends it.
 func ends(l Lease, c outcome.Class) {
 	l.Answered(c, time.Now(), time.Millisecond)
@@ -99,7 +108,7 @@ func ends(l Lease, c outcome.Class) {
 }
 
 // attempt makes one attempt at b that ends as c.
-func (f *fixture) attempt(b *backend.Backend, c outcome.Class) { ends(f.Acquire(b), c) }
+func (f *fixture) attempt(b *backend.Backend, c outcome.Class) { ends(f.acquire(b), c) }
 
 // failed is an attempt whose dial fails.
 func (f *fixture) failed(b *backend.Backend) {
@@ -154,7 +163,7 @@ func TestWhatSaysNothingChangesNothing(t *testing.T) {
 			f.attempt(f.backends[0], c)
 		}
 	}
-	l := f.Acquire(f.backends[0])
+	l := f.acquire(f.backends[0])
 	l.End(outcome.ClientGone, time.Now()) // without an answer
 	require.Empty(t, f.told())
 	require.Equal(t, backend.Figures{}, f.backends[0].Recent.Figures(time.Now()))
@@ -281,7 +290,7 @@ func TestARetryGoesToWhoIsOnTrialBeforeItGivesUp(t *testing.T) {
 		a, b := f.backends[0], f.backends[1]
 		f.failed(a)
 		pass(time.Second)
-		trial := f.Acquire(a)
+		trial := f.acquire(a)
 		require.NotZero(t, trial.trial)
 
 		var q balance.Query

@@ -58,7 +58,7 @@ func TestManyAtOnce(t *testing.T) {
 				}
 				if random.IntN(10) == 0 { // a delivery
 					l.End(outcome.ClientGone, time.Now())
-					l = f.Acquire(f.backends[random.IntN(len(f.backends))])
+					l = f.acquire(f.backends[random.IntN(len(f.backends))])
 				}
 				if l.trial != 0 {
 					trials.add(l, 1)

@@ -13,17 +13,25 @@ type Status struct {
 	// Reasons says why it is not eligible, one sentence a word of its state;
 	// empty when it is.
 	Reasons []string
+	// Queued is how many wait that may use a slot of this member: requests for any
+	// backend of the pool, and its own deliveries.
+	Queued int
 	// Breaker is closed, half-open or open, by the number too; "" without one.
 	Breaker       string
 	BreakerNumber int
 }
 
-// Status returns what is known of b, which is a member.
+// Status returns what is known of b; that is little if it is no member any more.
 func (p *Pool) Status(b *backend.Backend) Status {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	w, now := p.watches[b], time.Now()
-	s := Status{State: b.State(), Reasons: w.reasons(now)}
+	s := Status{State: b.State(), Queued: p.queued(b)}
+	if w == nil {
+		s.Reasons = []string{"it has left the pool"}
+		return s
+	}
+	s.Reasons = w.reasons(now)
 	if w.breaker != nil {
 		w.breaker.Advance(now)
 		s.Breaker, s.BreakerNumber = w.breaker.State().String(), int(w.breaker.State())
@@ -37,6 +45,9 @@ func (w *watch) reasons(now time.Time) []string {
 	s := w.backend.State()
 	if s.Admin != backend.Enabled {
 		reasons = append(reasons, w.why.admin)
+	}
+	if s.Presence != backend.Present {
+		reasons = append(reasons, w.why.presence)
 	}
 	if s.Health != backend.HealthUp {
 		reasons = append(reasons, w.why.health)

@@ -26,7 +26,7 @@ type watch struct {
 	ramp      time.Time // when its slow start began; zero outside of one
 	rampTimer *time.Timer
 
-	why struct{ admin, health, sync string } // the gate tells its own
+	why struct{ admin, presence, health, sync string } // the gate tells its own
 }
 
 // gate is what a watch's machines come to.
@@ -61,6 +61,33 @@ func (w *watch) gate(now time.Time) gate {
 	return gate{word: backend.GateOpen}
 }
 
+// watch begins to watch b, whose gate is open. Called with mu held, or before p
+// is shared.
+func (p *Pool) watch(b *backend.Backend) {
+	w := &watch{backend: b}
+	w.why.presence, w.why.health = "so it came into the pool", "not probed yet" // for who begins so
+	if limits := p.options.Breaker; limits != nil {
+		w.breaker = breaker.New(limits)
+		b.Recent.SetWindow(limits.Window)
+	}
+	if s := b.State(); s.Gate != backend.GateOpen { // from an earlier stay
+		s.Gate = backend.GateOpen
+		b.SetState(s)
+		b.EndTrials()
+	}
+	p.watches[b] = w
+}
+
+// unwatch ends that. Called with mu held.
+func (p *Pool) unwatch(w *watch) {
+	if w.breaker != nil && w.breaker.State() != breaker.Closed {
+		p.tripped--
+	}
+	p.endRamp(w)
+	w.stop()
+	delete(p.watches, w.backend)
+}
+
 func (w *watch) stop() {
 	for _, t := range []*time.Timer{w.timer, w.rampTimer} {
 		if t != nil {
@@ -90,6 +117,7 @@ func (p *Pool) regate(w *watch, now time.Time, reason string) {
 		w.period = b.SetTrials(g.trials)
 	}
 	w.last, s.Gate = g, g.word
+	p.soonestKnown = false
 	if reason == "" {
 		reason = g.why
 	}
@@ -182,9 +210,12 @@ func (p *Pool) Accepts(b *backend.Backend) {
 // recall shortens all ejections: the first backend has come back after a total
 // outage, and must not carry everything until the others' times out are over.
 func (p *Pool) recall(now time.Time) {
+	p.batching = true
 	for _, b := range p.members.Load().All {
 		p.shorten(p.watches[b], now, "connect ejection is over: another backend is back, one request may try")
 	}
+	p.batching = false
+	p.rebuild(p.members.Load().All)
 }
 
 func (p *Pool) shorten(w *watch, now time.Time, reason string) {
@@ -201,6 +232,7 @@ func (p *Pool) failed(b *backend.Backend, trial uint32, now time.Time) {
 	if limits == nil {
 		if trial != 0 {
 			b.ReturnTrial(trial)
+			p.wake(b)
 		}
 		return
 	}
@@ -225,6 +257,7 @@ func (p *Pool) failed(b *backend.Backend, trial uint32, now time.Time) {
 			return
 		}
 		w.tripped = limits.Why(figures)
+		p.tripped++
 	case breaker.HalfOpen:
 		if trial <= w.before {
 			return // no trial, or one that began before the breaker opened
@@ -239,23 +272,17 @@ func (p *Pool) failed(b *backend.Backend, trial uint32, now time.Time) {
 	p.regate(w, now, "")
 }
 
-// mayOpen reports whether b's breaker may open: others that serve are left, and
-// not too many are open already. Called with mu held.
+// mayOpen reports whether b's breaker, which is closed, may open: others that
+// serve are left, and not too many are open already. Called with mu held.
 func (p *Pool) mayOpen(b *backend.Backend) bool {
-	open, serving := 0, 0
-	all := p.members.Load().All
-	for _, other := range all {
-		switch {
-		case other == b:
-		case p.watches[other].breaker.State() != breaker.Closed:
-			open++
-		case other.State().Eligible():
-			serving++
-		}
+	m := p.members.Load()
+	others := len(m.Eligible)
+	if b.State().Eligible() {
+		others--
 	}
 	// A share such as 0.29 of 100 comes out just below 29.
-	most := int(math.Floor(p.options.MaxOpenShare*float64(len(all)) + 1e-9))
-	return serving > 0 && open < most
+	most := int(math.Floor(p.options.MaxOpenShare*float64(len(m.All)) + 1e-9))
+	return others > 0 && p.tripped < most
 }
 
 // passed counts a good trial.
@@ -274,6 +301,7 @@ func (p *Pool) passed(b *backend.Backend, trial uint32, now time.Time) {
 	if w.breaker != nil && w.breaker.State() == breaker.HalfOpen && trial > w.before {
 		w.breaker.Pass(now)
 		if w.breaker.State() == breaker.Closed {
+			p.tripped--
 			b.Recent.Reset()
 			reason = "breaker closed: its trials passed"
 		}
