@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -76,6 +77,15 @@ func (d *Decider) Begin(x *Exchange, v View) Action {
 	x.Route = &x.Snapshot.Routes[i]
 	switch x.Route.Action {
 	case Proxy:
+		if x.Route.Procedure && !x.Route.anybody() {
+			return x.refuse(outcome.NoSuchProcedure, "nobody is registered in the pool "+x.Route.Pool.Name)
+		}
+		if err := x.address(v); err != nil {
+			return x.refuse(outcome.BadRequest, "behind the prefix that is stripped: "+err.Error())
+		}
+		if x.Route.Key.kind != keyNone {
+			x.query.Key = x.Route.Key.of(x, v)
+		}
 		x.repeatable = repeatable(x.Method) || x.Route.Retry.Keyed && v.Lookup("Idempotency-Key") != ""
 		x.Route.Pool.Budget.Deposit()
 	case Fanout:
@@ -95,7 +105,7 @@ func (x *Exchange) unmatched() Action {
 }
 
 func (x *Exchange) refuse(code outcome.Code, detail string) Action {
-	x.Failure = &outcome.Error{Code: code, Detail: detail}
+	x.failWith(&outcome.Error{Code: code, Detail: detail})
 	x.Outcome = outcome.Outcome{Class: outcome.Refused}
 	return Refuse
 }
@@ -124,36 +134,32 @@ const (
 	Try  Kind = iota // send the request to Exchange.Backend
 	Pass             // the response at hand is the answer
 	Fail             // answer with Exchange.Failure
+	Wait             // call Decider.Wait: all slots are taken, and the request may wait for one
 )
 
 // Next takes how the last attempt ended (the zero outcome at first) and says
-// what is to be done. First try, redispatch and retry are all decided here.
+// what is to be done. First try, redispatch and retry are all decided here. A
+// carrier that finds out, before it waits, that the request is not to be carried
+// on says so as if it were the end of an attempt.
 func (d *Decider) Next(x *Exchange, o outcome.Outcome) Kind {
 	if o.Class == outcome.Undecided {
 		if l, ok := x.Route.Pool.TryAcquire(&x.query); ok {
 			x.moveTo(l, x.Start)
 			return Try
 		}
-		return x.fail(outcome.NoBackend, "no backend of the pool is eligible")
+		return x.unserved()
 	}
 	now := time.Now()
-	x.Outcome, x.attempt = o, o.Class
-	judged := o.Class
-	if o.Uploading {
-		judged = outcome.Undecided // the client's slowness says nothing about the backend
-	}
-	x.lease.Answered(judged, now, now.Sub(x.began))
+	x.ended(o, now)
 	switch o.Class {
 	case outcome.Unsent, outcome.Starved:
 		// Nothing was sent, so the next backend gets the request as if it
 		// were the first, whatever the method.
-		if l, ok := x.another(); ok {
-			x.moveTo(l, now)
-			x.Route.Retries[redispatched].Inc()
+		if l, ok := x.another(now); ok {
+			x.redispatch(l, now)
 			return Try
 		}
-		x.Route.Retries[noBackend].Inc()
-		return x.fail(outcome.NoBackend, outcome.DetailOf(o.Class))
+		return x.unserved()
 	case outcome.Success, outcome.Failure:
 		if x.wantsRetry(o, now) && x.retry(now) {
 			return Try
@@ -166,6 +172,20 @@ func (d *Decider) Next(x *Exchange, o outcome.Outcome) Kind {
 		}
 		return x.fail(outcome.CodeOf(o.Class), outcome.DetailOf(o.Class))
 	}
+}
+
+// ended notes how the last attempt ended, if there was one.
+func (x *Exchange) ended(o outcome.Outcome, now time.Time) {
+	x.Outcome = o
+	if x.lease.Backend == nil {
+		return
+	}
+	x.attempt = o.Class
+	judged := o.Class
+	if o.Uploading {
+		judged = outcome.Undecided // the client's slowness says nothing about the backend
+	}
+	x.lease.Answered(judged, now, now.Sub(x.began))
 }
 
 // wantsRetry reports whether the route retries what happened and the request
@@ -187,9 +207,10 @@ func (x *Exchange) wantsRetry(o outcome.Outcome, now time.Time) bool {
 }
 
 // retry moves the request to another backend at the cost of one token. The
-// backend is looked for first: a token is not spent on a wish.
+// backend is looked for first: a token is not spent on a wish. A retry never
+// waits for a slot: who has been served badly is not served before others.
 func (x *Exchange) retry(now time.Time) bool {
-	l, ok := x.another()
+	l, ok := x.another(now)
 	if !ok {
 		x.Route.Retries[noBackend].Inc()
 		return false
@@ -205,11 +226,22 @@ func (x *Exchange) retry(now time.Time) bool {
 	return true
 }
 
-// another acquires a backend that this request has not tried.
-func (x *Exchange) another() (pool.Lease, bool) {
+// another acquires a backend that this request has not tried. Without an answer
+// to fall back on, the last one's slot is given back first: the pool's total may
+// have none but that.
+func (x *Exchange) another(now time.Time) (pool.Lease, bool) {
 	x.query.Exclude(x.Backend)
 	x.query.Retry, x.query.Answered = true, x.Outcome.Status != 0
+	if !x.query.Answered {
+		x.leave(now)
+	}
 	return x.Route.Pool.TryAcquire(&x.query)
+}
+
+// redispatch moves the request, of which nothing was sent, on to l.
+func (x *Exchange) redispatch(l pool.Lease, now time.Time) {
+	x.moveTo(l, now)
+	x.Route.Retries[redispatched].Inc()
 }
 
 // moveTo ends the lease on the last backend and goes on with l.
@@ -219,14 +251,15 @@ func (x *Exchange) moveTo(l pool.Lease, now time.Time) {
 	x.Attempts++
 }
 
-// leave counts how the last attempt ended, and ends its lease. What became of
-// the request after the response's head is the backend's doing only if the
-// response broke off.
+// leave counts how the attempt under way ended, if there is one, and ends its
+// lease. What became of the request after the response's head is the backend's
+// doing only if the response broke off.
 func (x *Exchange) leave(now time.Time) {
-	if x.Backend == nil {
+	if x.lease.Backend == nil {
 		return
 	}
-	if x.attempt == outcome.Undecided || x.passing && x.Outcome.Class == outcome.Cut {
+	brokeOff := x.Outcome.Class == outcome.Cut || x.Outcome.Class == outcome.Withdrawn
+	if x.attempt == outcome.Undecided || x.passing && brokeOff {
 		x.attempt = x.Outcome.Class
 	}
 	x.Backend.Outcomes.Count(int(x.attempt))
@@ -235,11 +268,18 @@ func (x *Exchange) leave(now time.Time) {
 }
 
 func (x *Exchange) fail(code outcome.Code, detail string) Kind {
-	x.Failure = &outcome.Error{Code: code, Detail: detail, Err: x.Outcome.Err}
-	if code.Status() == 503 {
-		x.Failure.RetryAfter = x.Route.Pool.RetryAfter()
-	}
+	x.failWith(&outcome.Error{Code: code, Detail: detail, Err: x.Outcome.Err})
 	return Fail
+}
+
+// failWith makes e the answer, and counts it if it is one of RefusedCodes.
+func (x *Exchange) failWith(e *outcome.Error) {
+	x.Failure = e
+	if x.Route != nil && x.Route.Refused != nil {
+		if i := slices.Index(RefusedCodes, string(e.Code)); i >= 0 {
+			x.Route.Refused[i].Inc()
+		}
+	}
 }
 
 // Finish closes the record: exactly once for every Begin, after the last byte.
@@ -247,6 +287,9 @@ func (d *Decider) Finish(x *Exchange) {
 	now := time.Now()
 	x.leave(now)
 	x.Took = now.Sub(x.Start)
+	if x.waiter.Waited() && x.Route.QueueWait != nil {
+		x.Route.QueueWait.Observe(x.Queued.Seconds())
+	}
 	instruments := x.Snapshot.Unrouted
 	if x.Route != nil {
 		instruments = x.Route.Instruments

@@ -57,9 +57,17 @@ type Route struct {
 	Pool *pool.Pool
 	// Required makes the health report depend on the pool.
 	Required bool
-	// Timeout runs to the response head, over all attempts.
+	// Timeout runs to the response head, over the queue and all attempts.
 	Timeout time.Duration
 	Retry   RetryPolicy
+	// Key is what the pool's policy spreads by, if it does so by a key.
+	Key KeySource
+	// Strip is the path prefix, of whole segments, that the backend does not get
+	// to see; empty: none.
+	Strip string
+	// Procedure says that the pool was made by registration: when everybody has
+	// gone, there is no such procedure any more.
+	Procedure bool
 	// Body and Status are the answer of a Respond route.
 	Status int
 	Body   string
@@ -70,6 +78,11 @@ type Route struct {
 	// RetryOutcomes.
 	Instruments *metrics.Route
 	Retries     []*metrics.Counter
+	// Refused counts the pool's requests that got no backend, by RefusedCodes,
+	// and QueueWait observes how long those waited that had to. Nil counts
+	// nothing.
+	Refused   []*metrics.Counter
+	QueueWait *metrics.Histogram
 }
 
 // RetryPolicy is a compiled retry rule.
@@ -108,6 +121,10 @@ type Exchange struct {
 	Target   route.Target
 	Client   netip.Addr // the client as far as trusted peers tell
 	Forward  Forward
+	// Upstream is the raw path to send to a backend: that of Target, without
+	// what the route strips. Prefix is the X-Forwarded-Prefix that goes with it;
+	// empty: lb has none to set.
+	Upstream, Prefix string
 	// Failure is the answer when the verdict is Refuse or a step is Fail.
 	Failure *outcome.Error
 	// Allow lists the methods for a 405.
@@ -129,10 +146,12 @@ type Exchange struct {
 	FanoutID, Acked string
 
 	// Backend is where the current or last attempt went; x holds a lease on it
-	// until another attempt begins, or until Finish.
+	// until another is looked for and there is no answer at hand, or until Finish.
 	Backend *backend.Backend
 	// Attempts counts the attempts that were begun.
 	Attempts int
+	// Queued is how long the request waited for a slot.
+	Queued time.Duration
 	// Outcome is how the last attempt ended, or the request when it is over.
 	Outcome outcome.Outcome
 	// Start is when the request's head was complete.
@@ -141,6 +160,7 @@ type Exchange struct {
 	Took time.Duration
 
 	query      balance.Query
+	waiter     pool.Waiter
 	lease      pool.Lease
 	began      time.Time     // when the last attempt began
 	attempt    outcome.Class // how the last attempt ended, as far as its head goes

@@ -64,6 +64,7 @@ type world struct {
 	backends []*backend.Backend
 	pool     *pool.Pool
 	listener *Listener
+	metrics  *metrics.Registry
 	finished []*Exchange
 	counts   [16]int // outcomes of attempts at all backends, by class
 }
@@ -75,6 +76,8 @@ type options struct {
 	backends         int
 	ratio, perSecond float64 // the retry budget
 	retry            RetryPolicy
+	slots            int // of each backend
+	limits           pool.Limits
 }
 
 func newWorld(t testing.TB, o options) *world {
@@ -85,13 +88,15 @@ func newWorld(t testing.TB, o options) *world {
 	}}
 	for i := range o.backends {
 		w.backends = append(w.backends, &backend.Backend{Pool: "p", ID: string(rune('a' + i)), Outcomes: w})
+		w.backends[i].SetLimit(o.slots)
 	}
 	factory, err := balance.New(balance.Spec{Name: "roundrobin"})
 	require.NoError(t, err)
-	w.pool = pool.New(pool.Options{Name: "p", Policy: factory, Budget: pool.NewBudget(o.ratio, o.perSecond), Backends: w.backends})
+	w.pool = pool.New(pool.Options{Name: "p", Policy: factory, Budget: pool.NewBudget(o.ratio, o.perSecond), Backends: w.backends, Limits: o.limits})
 	t.Cleanup(w.pool.Close)
 
 	m := metrics.New("test", "")
+	w.metrics = m
 	s := &Snapshot{Generation: 7, Unrouted: m.Route("", "")}
 	var rules []route.Rule
 	for _, r := range []struct {
@@ -110,6 +115,7 @@ func newWorld(t testing.TB, o options) *world {
 		rt := Route{Name: r.name, Action: r.action, Timeout: time.Minute, Instruments: m.Route(r.name, "p")}
 		if r.action == Proxy || r.action == Fanout {
 			rt.Pool, rt.Retry, rt.Retries = w.pool, o.retry, m.Retries("p", RetryOutcomes)
+			rt.Refused, rt.QueueWait = m.Refused("p", RefusedCodes), m.QueueWait("p")
 		}
 		s.Routes = append(s.Routes, rt)
 		rules = append(rules, r.rule)
@@ -132,6 +138,20 @@ func (w *world) inFlight() (n int64) {
 		n += b.InFlight()
 	}
 	return n
+}
+
+// app is the route of what is sent to /app.
+func (w *world) app() *Route { return &w.Snapshot().Routes[0] }
+
+// refused returns the values of lb_refused_total by their codes.
+func (w *world) refused() map[outcome.Code]int {
+	totals := make(map[outcome.Code]int)
+	for i, code := range RefusedCodes {
+		if n := int(w.app().Refused[i].Value()); n > 0 {
+			totals[outcome.Code(code)] = n
+		}
+	}
+	return totals
 }
 
 // retries returns the values of lb_retries_total by their names.

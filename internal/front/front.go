@@ -112,7 +112,7 @@ func (h *handler) finish(t *turn, r *http.Request) {
 		if x.Status == 0 {
 			x.Status = outcome.StatusClientClosed
 		}
-	case !t.done:
+	case !t.done && x.Outcome.Class != outcome.Withdrawn:
 		x.Outcome.Class = outcome.Cut
 	}
 	h.front.Decider.Finish(x)

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"sync"
 	"testing"
 	"time"
 
@@ -30,7 +31,13 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // world is a front before one backend, with what its requests came to.
 type world struct {
 	http.Handler
-	front    *Front
+	front      *Front
+	pool       *pool.Pool
+	backend    *backend.Backend
+	transports *transport.Set
+	route      *exchange.Route
+
+	mu       sync.Mutex
 	finished []record
 	counts   map[outcome.Class]int // how attempts at the backend ended
 }
@@ -44,18 +51,29 @@ type record struct {
 	requestID string
 }
 
-func (w *world) Count(class int) { w.counts[outcome.Class(class)]++ }
+func (w *world) Count(class int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.counts[outcome.Class(class)]++
+}
 
 // newWorld serves /own by itself and the rest through a backend that runs h.
 func newWorld(t testing.TB, h http.HandlerFunc) *world {
+	t.Helper()
+	return newLimitedWorld(t, h, 0, pool.Limits{}, 200*time.Millisecond)
+}
+
+// newLimitedWorld is newWorld with so many slots, and another timeout of the route.
+func newLimitedWorld(t testing.TB, h http.HandlerFunc, slots int, limits pool.Limits, timeout time.Duration) *world {
 	t.Helper()
 	s := httptest.NewServer(h)
 	t.Cleanup(s.Close)
 	w := &world{counts: make(map[outcome.Class]int)}
 	b := &backend.Backend{Pool: "p", ID: "a", Address: s.Listener.Addr().String(), Outcomes: w}
+	b.SetLimit(slots)
 	factory, err := balance.New(balance.Spec{Name: "roundrobin"})
 	require.NoError(t, err)
-	p := pool.New(pool.Options{Name: "p", Policy: factory, Budget: pool.NewBudget(0, 0), Backends: []*backend.Backend{b}})
+	p := pool.New(pool.Options{Name: "p", Policy: factory, Budget: pool.NewBudget(0, 0), Backends: []*backend.Backend{b}, Limits: limits})
 	t.Cleanup(p.Close)
 	set := new(transport.Set)
 	set.Add(b, transport.New(b, transport.Settings{Connect: time.Second, ResponseHeader: time.Minute, Idle: time.Minute, MaxIdle: 1}))
@@ -67,7 +85,7 @@ func newWorld(t testing.TB, h http.HandlerFunc) *world {
 		Routes: []exchange.Route{
 			{Name: "own", Action: exchange.Respond, Status: http.StatusOK, Body: "mine", Instruments: m.Route("own", "")},
 			{
-				Name: "all", Action: exchange.Proxy, Pool: p, Timeout: 200 * time.Millisecond,
+				Name: "all", Action: exchange.Proxy, Pool: p, Timeout: timeout,
 				Instruments: m.Route("all", "p"), Retries: m.Retries("p", exchange.RetryOutcomes),
 			},
 		},
@@ -77,8 +95,11 @@ func newWorld(t testing.TB, h http.HandlerFunc) *world {
 		if x.Failure != nil {
 			r.code = x.Failure.Code
 		}
+		w.mu.Lock()
+		defer w.mu.Unlock()
 		w.finished = append(w.finished, r)
 	})
+	w.pool, w.backend, w.transports, w.route = p, b, set, &snapshot.Routes[1]
 	w.front = &Front{Decider: decider, Proxy: proxy.New(decider, set, nil)}
 	w.Handler = w.front.Handler(&exchange.Listener{Name: "public", MaxFields: 10, Scheme: "http"}, time.Minute)
 	return w

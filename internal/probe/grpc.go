@@ -21,6 +21,8 @@ type GRPC struct {
 	Service string
 	// Port is asked instead of the address's own unless it is 0.
 	Port int
+	// Allow judges the address that is connected to; nil: any will do.
+	Allow Allow
 }
 
 const (
@@ -40,7 +42,7 @@ func (c GRPC) Probe(ctx context.Context, address string) error {
 func (c GRPC) ask(ctx context.Context, address string) error {
 	// gRPC dials in the background and again after a failure. Dialling here
 	// keeps the dial's own error, and makes it one connection.
-	conn, err := dial(ctx, address, c.Port)
+	conn, err := dial(ctx, address, c.Port, c.Allow)
 	if err != nil {
 		return err
 	}

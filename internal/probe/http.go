@@ -43,6 +43,8 @@ type HTTPOptions struct {
 	Body *regexp.Regexp
 	// Port is asked instead of the address's own unless it is 0.
 	Port int
+	// Allow judges the address that is connected to; nil: any will do.
+	Allow Allow
 }
 
 // HTTP finds a backend well if it answers one HTTP/1.1 request as wanted, on a
@@ -58,6 +60,7 @@ type HTTP struct {
 	statuses Statuses
 	body     *regexp.Regexp
 	port     int
+	allow    Allow
 }
 
 var (
@@ -73,7 +76,7 @@ var (
 
 // NewHTTP returns the check, or an error that says which option to change.
 func NewHTTP(o HTTPOptions) (*HTTP, error) {
-	c := &HTTP{method: o.Method, statuses: o.Statuses, body: o.Body, port: o.Port}
+	c := &HTTP{method: o.Method, statuses: o.Statuses, body: o.Body, port: o.Port, allow: o.Allow}
 	if c.method == "" {
 		c.method = http.MethodGet
 	}
@@ -133,7 +136,7 @@ func (c *HTTP) Probe(ctx context.Context, address string) error {
 }
 
 func (c *HTTP) ask(ctx context.Context, address string) error {
-	conn, err := dial(ctx, address, c.port)
+	conn, err := dial(ctx, address, c.port, c.allow)
 	if err != nil {
 		return err
 	}

@@ -7,8 +7,10 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -36,11 +38,26 @@ func (e starvedError) Error() string { return string(e) }
 // Is makes errors.Is find ErrStarved.
 func (e starvedError) Is(target error) bool { return target == ErrStarved }
 
-// dialer connects without keep-alives: no probe lives long enough for them.
-var dialer = net.Dialer{KeepAlive: -1}
+// Allow judges an address that is about to be connected to, also each of those
+// that a name stands for at that moment: with an error the probe fails, and the
+// error is the reason. Nil allows everything.
+type Allow func(netip.AddrPort) error
 
-// dial connects to address, or to another port of its host unless port is 0.
-func dial(ctx context.Context, address string, port int) (net.Conn, error) {
+// control implements net.Dialer.ControlContext.
+func (a Allow) control(_ context.Context, _, address string, _ syscall.RawConn) error {
+	if a == nil {
+		return nil
+	}
+	at, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return err
+	}
+	return a(at)
+}
+
+// dial connects to address, or to another port of its host unless port is 0. It
+// sends no keep-alives: no probe lives long enough for them.
+func dial(ctx context.Context, address string, port int, allow Allow) (net.Conn, error) {
 	if port != 0 {
 		host, _, err := net.SplitHostPort(address)
 		if err != nil {
@@ -48,6 +65,7 @@ func dial(ctx context.Context, address string, port int) (net.Conn, error) {
 		}
 		address = net.JoinHostPort(host, strconv.Itoa(port))
 	}
+	dialer := net.Dialer{KeepAlive: -1, ControlContext: allow.control}
 	return dialer.DialContext(ctx, "tcp", address)
 }
 

@@ -6,11 +6,13 @@ import "context"
 type TCP struct {
 	// Port is asked instead of the address's own unless it is 0.
 	Port int
+	// Allow judges the address that is connected to; nil: any will do.
+	Allow Allow
 }
 
 // Probe implements Check.
 func (c TCP) Probe(ctx context.Context, address string) error {
-	conn, err := dial(ctx, address, c.Port)
+	conn, err := dial(ctx, address, c.Port, c.Allow)
 	if err != nil {
 		return failure(ctx, err)
 	}

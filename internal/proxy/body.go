@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -21,17 +22,18 @@ type body struct {
 
 	// Held while reading from the client, so that bytes which an attempt that
 	// was given up is still waiting for reach the next one.
-	mu   sync.Mutex
-	keep bool
-	kept []byte
-	read int   // bytes read from the client
-	end  error // io.EOF or the failure, once there
+	mu     sync.Mutex
+	length int64 // -1 if unknown
+	keep   bool
+	kept   []byte
+	read   int   // bytes read from the client
+	end    error // io.EOF or the failure, once there
 }
 
 // newBody returns the body of one request. It keeps what is read for another
 // attempt if keep is set and the length (-1 if unknown) allows it.
 func newBody(client io.Reader, length int64, keep bool) *body {
-	return &body{client: client, keep: keep && length <= replayLimit}
+	return &body{client: client, length: length, keep: keep && length <= replayLimit}
 }
 
 // replayable reports whether another attempt can have the whole body.
@@ -56,6 +58,28 @@ func (b *body) settled() error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	return b.broken()
+}
+
+// gather reads the body whole, if it is no larger than what is kept, because
+// net/http notices that a client has left only once the body was read. Of one
+// that does not say how long it is, it reads as much as is kept; one that says
+// that it is larger stays unread. The error is the client's doing.
+func (b *body) gather() error {
+	if b == nil {
+		return nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.length > replayLimit || b.lost.Load() {
+		return nil
+	}
+	b.keep = true
+	for b.end == nil && b.read < replayLimit {
+		b.kept = slices.Grow(b.kept, 512)
+		room := b.kept[len(b.kept):cap(b.kept)]
+		_, _ = b.fetch(room[:min(len(room), replayLimit-b.read)]) // the error is in end
+	}
 	return b.broken()
 }
 
@@ -86,8 +110,14 @@ func (a *attemptBody) Read(p []byte) (int, error) {
 	case b.end != nil:
 		return 0, b.end
 	}
-	n, err := b.client.Read(p)
+	n, err := b.fetch(p)
 	a.at += n
+	return n, err
+}
+
+// fetch reads from the client into p. Called with mu held.
+func (b *body) fetch(p []byte) (int, error) {
+	n, err := b.client.Read(p)
 	b.read += n
 	if b.keep = b.keep && b.read <= replayLimit; b.keep {
 		b.kept = append(b.kept, p[:n]...)

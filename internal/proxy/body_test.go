@@ -90,6 +90,59 @@ func TestBodyThatOutgrowsTheBuffer(t *testing.T) {
 	}
 }
 
+// A body is read before its request waits, if that is the whole of it.
+func TestBodyThatIsGathered(t *testing.T) {
+	for _, test := range []struct {
+		size     int
+		chunked  bool // its length is not known
+		gathered int
+	}{
+		{size: 0}, {size: 0, chunked: true},
+		{size: 100, gathered: 100}, {size: 100, chunked: true, gathered: 100},
+		{size: replayLimit, gathered: replayLimit}, {size: replayLimit, chunked: true, gathered: replayLimit},
+		{size: replayLimit + 1, gathered: 0}, {size: replayLimit + 1, chunked: true, gathered: replayLimit},
+		{size: 5 * replayLimit, gathered: 0}, {size: 5 * replayLimit, chunked: true, gathered: replayLimit},
+	} {
+		content, length := text(test.size), int64(test.size)
+		if test.chunked {
+			length = -1
+		}
+		client := &counted{r: strings.NewReader(content)}
+		b := newBody(client, length, false) // no retry, and yet it is kept
+		for range 2 {
+			require.NoError(t, b.gather())
+			require.Equal(t, test.gathered, client.n, "%+v", test)
+		}
+		require.True(t, b.replayable())
+		got, err := io.ReadAll(b.attempt())
+		require.NoError(t, err)
+		require.Equal(t, content, string(got), "%+v", test)
+		require.Equal(t, test.size <= replayLimit && test.gathered == test.size, b.replayable())
+		require.LessOrEqual(t, cap(b.kept), 2*replayLimit)
+	}
+}
+
+// counted counts what is read.
+type counted struct {
+	r io.Reader
+	n int
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += n
+	return n, err
+}
+
+func TestBodyThatBreaksOffWhileItIsGathered(t *testing.T) {
+	broke := errors.New("connection reset by peer")
+	b := newBody(io.MultiReader(strings.NewReader("hel"), iotest.ErrReader(broke)), 5, false)
+	for range 2 {
+		require.ErrorIs(t, b.gather(), broke)
+	}
+	require.NoError(t, (*body)(nil).gather())
+}
+
 func TestBodyReadAfterClose(t *testing.T) {
 	b := newBody(strings.NewReader("hello"), 5, true)
 	a := b.attempt()

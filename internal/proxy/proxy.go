@@ -14,6 +14,7 @@ import (
 	"net/http/httptrace"
 	"net/http/httputil"
 	"net/textproto"
+	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -59,6 +60,7 @@ type flight struct {
 	body    *body           // nil for a request without one
 	alarm   *alarm
 	expired atomic.Bool
+	to      *transport.Transport // of the current or last attempt, nil before
 
 	interims atomic.Int32 // 1xx responses so far
 }
@@ -96,7 +98,14 @@ func (p *Proxy) Serve(w http.ResponseWriter, r *http.Request, x *exchange.Exchan
 	if !websocketHandshake(r) {
 		r.Header.Del("Upgrade") // httputil would tunnel any token that a backend mirrors
 	}
+	whole := false
+	defer func() {
+		if f.to != nil && f.to.IsCut() && (!whole || x.Status == http.StatusSwitchingProtocols) {
+			x.Outcome.Class = outcome.Withdrawn // it was lb that broke the response off
+		}
+	}()
 	p.reverse.ServeHTTP(w, r.WithContext(f))
+	whole = true
 }
 
 // websocketHandshake reports whether r may become a tunnel: RFC 6455 §4.1. With
@@ -118,10 +127,12 @@ func rewrite(pr *httputil.ProxyRequest) {
 	if out.Host == "" {
 		out.Host = "/" // net/http would name u.Host; for what is no host it sends an empty one
 	}
-	if !strings.HasPrefix(target.RawPath, "//") {
-		// Verbatim. (Two slashes would be read as an authority; such a path
-		// holds nothing that net/url would change.)
-		u.Opaque = target.RawPath
+	// Verbatim. (Two slashes would be read as an authority; such a path holds
+	// nothing that net/url would change.)
+	if path := f.x.Upstream; !strings.HasPrefix(path, "//") {
+		u.Opaque = path
+	} else if plain, err := url.PathUnescape(path); err == nil { // always: it was parsed before
+		u.Path, u.RawPath = plain, path
 	}
 
 	forward := &f.x.Forward
@@ -143,6 +154,9 @@ func rewrite(pr *httputil.ProxyRequest) {
 	set("X-Forwarded-Host", forward.Host)
 	set("X-Forwarded-Proto", forward.Proto)
 	set("X-Request-Id", forward.RequestID)
+	if prefix := f.x.Prefix; prefix != "" {
+		out.Header["X-Forwarded-Prefix"] = []string{prefix}
+	}
 	said, ok := pr.In.Header["Forwarded"]
 	if ok && forward.Trusted && !field.Named(pr.In.Header["Connection"], "Forwarded") {
 		out.Header["Forwarded"] = said // httputil takes it away, whoever says it
@@ -165,7 +179,15 @@ func (p *Proxy) RoundTrip(req *http.Request) (*http.Response, error) {
 	var o outcome.Outcome
 	for {
 		x.Replayable = f.body.replayable()
-		switch p.decider.Next(x, o) {
+		step := p.decider.Next(x, o)
+		if step == exchange.Wait {
+			if err := f.body.gather(); err != nil {
+				o = f.unread(err)
+				continue
+			}
+			step = p.decider.Wait(x, f.client.Done())
+		}
+		switch step {
 		case exchange.Pass:
 			return res, nil
 		case exchange.Fail:
@@ -184,7 +206,8 @@ func (p *Proxy) RoundTrip(req *http.Request) (*http.Response, error) {
 			attempt.Body = f.body.attempt()
 		}
 		var err error
-		if res, err = p.transports.For(x.Backend).RoundTrip(attempt); err == nil {
+		f.to = p.transports.For(x.Backend)
+		if res, err = f.to.RoundTrip(attempt); err == nil {
 			err = checkAnswer(attempt, res)
 		}
 		o = f.judge(res, err)
@@ -237,6 +260,15 @@ func (f *flight) judge(res *http.Response, err error) outcome.Outcome {
 		return outcome.Outcome{Class: bodyClass(err), Err: err}
 	}
 	return outcome.FromError(err)
+}
+
+// unread says how a request ended whose body could not be read before it was to
+// wait for a slot.
+func (f *flight) unread(err error) outcome.Outcome {
+	if f.expired.Load() {
+		return outcome.Outcome{Class: outcome.Timeout, Err: outcome.ErrTimeout}
+	}
+	return outcome.Outcome{Class: bodyClass(err), Err: err}
 }
 
 // bodyClass tells a client that went away from one that sent nonsense or

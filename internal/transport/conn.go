@@ -1,9 +1,12 @@
 package transport
 
 import (
+	"maps"
 	"net"
 	"net/http/httptrace"
 	"runtime"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -12,6 +15,7 @@ import (
 // waiting for its next byte.
 type backendConn struct {
 	net.Conn
+	owner           *Transport
 	reading, closed atomic.Bool
 }
 
@@ -19,12 +23,53 @@ func (c *backendConn) Read(p []byte) (int, error) {
 	c.reading.Store(true)
 	n, err := c.Conn.Read(p)
 	c.reading.Store(false)
-	return n, err
+	return n, c.owner.explain(err)
+}
+
+func (c *backendConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	return n, c.owner.explain(err)
 }
 
 func (c *backendConn) Close() error {
 	c.closed.Store(true)
+	c.owner.conns.remove(c)
 	return c.Conn.Close()
+}
+
+// connections are those of one transport, in use or idle.
+type connections struct {
+	mu   sync.Mutex
+	cut  bool // they were closed for good
+	open map[*backendConn]struct{}
+}
+
+// add notes c. After cut there is nothing to note any more: false.
+func (s *connections) add(c *backendConn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cut {
+		return false
+	}
+	if s.open == nil {
+		s.open = make(map[*backendConn]struct{})
+	}
+	s.open[c] = struct{}{}
+	return true
+}
+
+func (s *connections) remove(c *backendConn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.open, c)
+}
+
+// end lets nobody be added any more, and returns who is there.
+func (s *connections) end() []*backendConn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cut = true
+	return slices.Collect(maps.Keys(s.open))
 }
 
 // How long a kept connection may take to turn quiet. It takes microseconds.

@@ -5,11 +5,16 @@ package transport
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/netip"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"lb/internal/backend"
@@ -27,6 +32,10 @@ type Settings struct {
 	Idle time.Duration
 	// MaxIdle is how many unused connections are kept.
 	MaxIdle int
+	// Allow judges each address that is about to be connected to, also each of
+	// those that a name stands for at that moment: a refused one makes a failed
+	// dial, with Allow's error as its cause. Nil allows everything.
+	Allow func(netip.AddrPort) error
 }
 
 const (
@@ -47,12 +56,19 @@ const (
 type Transport struct {
 	backend *backend.Backend
 	rt      *http.Transport
+	conns   connections
+	life    context.Context // ends with Cut
+	end     context.CancelFunc
 }
 
 // New returns a transport to b. It dials nothing yet.
 func New(b *backend.Backend, s Settings) *Transport {
 	t := &Transport{backend: b}
+	t.life, t.end = context.WithCancel(context.Background())
 	dialer := &net.Dialer{Timeout: s.Connect}
+	if s.Allow != nil {
+		dialer.ControlContext = judged(s.Allow)
+	}
 	t.rt = &http.Transport{
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return t.dial(ctx, dialer, network)
@@ -69,15 +85,37 @@ func New(b *backend.Backend, s Settings) *Transport {
 	return t
 }
 
+// judged returns a hook for dials that has allow judge the address which a
+// socket is about to be connected to: no name is resolved once more after that.
+func judged(allow func(netip.AddrPort) error) func(context.Context, string, string, syscall.RawConn) error {
+	return func(_ context.Context, _, address string, _ syscall.RawConn) error {
+		at, err := netip.ParseAddrPort(address)
+		if err != nil {
+			return err
+		}
+		return allow(at)
+	}
+}
+
 // dial connects to the backend's own address, whatever the request's URL says,
 // and notes how that went where every carrier can see it.
 func (t *Transport) dial(ctx context.Context, d *net.Dialer, network string) (net.Conn, error) {
-	conn, err := d.DialContext(ctx, network, t.backend.Address)
-	if err == nil {
+	dialling, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(t.life, cancel)()
+	conn, err := d.DialContext(dialling, network, t.backend.Address)
+	switch {
+	case err == nil:
+		c := &backendConn{Conn: conn, owner: t}
+		if !t.conns.add(c) {
+			_ = conn.Close()
+			return nil, outcome.ErrWithdrawn
+		}
 		t.backend.DialSucceeded()
-		return &backendConn{Conn: conn}, nil
-	}
-	if ctx.Err() != nil {
+		return c, nil
+	case t.IsCut():
+		return nil, outcome.ErrWithdrawn
+	case ctx.Err() != nil:
 		return nil, err // the request was given up: this says nothing about the backend
 	}
 	failed := &outcome.DialError{Address: t.backend.Address, Err: err}
@@ -131,6 +169,30 @@ func (t *Transport) roundTrip(req *http.Request, gotConn func(httptrace.GotConnI
 // Close closes the idle connections. Those in use end with their requests.
 func (t *Transport) Close() { t.rt.CloseIdleConnections() }
 
+// Cut closes every connection, in use or idle, for good. What is in flight, up
+// to bodies and tunnels under way, fails with outcome.ErrWithdrawn in its chain,
+// and so does every later request.
+func (t *Transport) Cut() {
+	conns := t.conns.end()
+	t.end()
+	for _, c := range conns {
+		_ = c.Close()
+	}
+	t.rt.CloseIdleConnections() // also those that are about to become idle
+}
+
+// IsCut reports whether Cut was called.
+func (t *Transport) IsCut() bool { return t.life.Err() != nil }
+
+// explain says of a connection's error that Cut was the cause, if it was. What
+// ended well is not made an error.
+func (t *Transport) explain(err error) error {
+	if err == nil || errors.Is(err, io.EOF) || errors.Is(err, outcome.ErrWithdrawn) || !t.IsCut() {
+		return err
+	}
+	return fmt.Errorf("%w: %w", outcome.ErrWithdrawn, err)
+}
+
 // mustNotRepeat reports whether net/http's Transport would silently send req a
 // second time when a kept connection turns out to be dead, although only the
 // client may decide that: it takes an Idempotency-Key on a request without a
@@ -158,6 +220,9 @@ func (s *Set) For(b *backend.Backend) *Transport {
 	t, _ := s.m.Load(b)
 	return t.(*Transport)
 }
+
+// Remove forgets b's transport. Its connections are the caller's to close.
+func (s *Set) Remove(b *backend.Backend) { s.m.Delete(b) }
 
 // Close closes the idle connections of all transports.
 func (s *Set) Close() {
