@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"strings"
 )
 
 // names returns a function that judges one name of a list and remembers it, so
@@ -80,7 +79,7 @@ func (v *validator) oneOf(path, what, value string, known ...string) {
 	switch {
 	case slices.Contains(known, value):
 	case value == "":
-		v.fail(path, "there are "+strings.Join(known, ", "), "is empty")
+		v.fail(path, DidYouMean(value, known), "is empty")
 	default:
 		v.fail(path, DidYouMean(value, known), "no %s %s", what, Quote(value))
 	}

@@ -25,16 +25,12 @@ func (c *Config) SetDefaults() {
 }
 
 // Complete fills what depends on other values, once all is read: a backend's
-// ID is its address if none was given, a pool's policy is DefaultPolicy, and
-// an alias of a policy becomes its name.
+// ID is its address if none was given, and a pool's policy is DefaultPolicy.
 func (c *Config) Complete() {
 	for i := range c.Pools {
 		p := &c.Pools[i]
 		if p.Policy.Name == "" {
 			p.Policy.Name = DefaultPolicy
-		}
-		if name, ok := policyAliases[p.Policy.Name]; ok {
-			p.Policy.Name = name
 		}
 		for j := range p.Backends {
 			if b := &p.Backends[j]; b.ID == "" {

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
-	"slices"
 	"strings"
 )
 
@@ -16,6 +15,7 @@ type Lookup func(name string) (value string, set bool)
 // problem at once, and warnings about what is allowed but hardly meant. env is
 // asked whether the variables exist that the configuration names. Neither list
 // is sorted, and no entry has a line: only the reader of the file knows it.
+// Policies and their settings are not judged here: who builds them does that.
 func Validate(c *Config, env Lookup) (problems, warnings Problems) {
 	v := &validator{config: c, env: env, pools: make(map[string]bool)}
 	for _, p := range c.Pools {
@@ -27,6 +27,8 @@ func Validate(c *Config, env Lookup) (problems, warnings Problems) {
 	v.listeners()
 	v.poolList()
 	v.routes()
+	v.waits()
+	v.registration()
 	v.admin()
 	v.rest()
 	v.sockets()
@@ -92,24 +94,13 @@ func (v *validator) trusted(path, entry string) {
 	v.fail(path, `write an IP address, a CIDR prefix such as 10.0.0.0/8, or unix`, "%s is not a peer that can be trusted", Quote(entry))
 }
 
-// supportedPolicies can be used; plannedPolicies are in the documentation but
-// not in this version.
-var (
-	supportedPolicies = []string{DefaultPolicy}
-	policyAliases     = map[string]string{"round-robin": DefaultPolicy, "rr": DefaultPolicy}
-	plannedPolicies   = []string{
-		"weighted_roundrobin", "wrr", "least_conn", "leastconn", "least_time", "leasttime", "ip_hash", "source",
-		"hash", "random", "p2c", "first", "last", "single", "custom",
-	}
-)
-
 func (v *validator) poolList() {
 	names := v.names("pools")
 	for i, p := range v.config.Pools {
 		at := fmt.Sprintf("pools[%d]", i)
 		names(at+".name", p.Name)
-		v.policy(at+".policy", p.Policy.Name)
 		v.backends(at, p)
+		v.limits(at+".limits", p.Limits, p.Registration && v.config.Registration.Enabled)
 		if p.Health != nil {
 			v.health(at+".health", p.Health)
 		}
@@ -130,20 +121,8 @@ func (v *validator) poolList() {
 	}
 }
 
-func (v *validator) policy(path, name string) {
-	supported := "there is " + strings.Join(supportedPolicies, ", ")
-	switch {
-	case slices.Contains(supportedPolicies, name) || policyAliases[name] != "":
-	case slices.Contains(plannedPolicies, name):
-		v.fail(path, supported, "policy %q is not supported yet", name)
-	default:
-		v.fail(path, DidYouMean(name, supportedPolicies), "no policy %s", Quote(name))
-	}
-}
-
 func (v *validator) backends(pool string, p Pool) {
 	ids := make(map[string]int)
-	warned := false
 	for i, b := range p.Backends {
 		at := fmt.Sprintf("%s.backends[%d]", pool, i)
 		s, bad := parseSocket(b.Address, false)
@@ -165,9 +144,6 @@ func (v *validator) backends(pool string, p Pool) {
 		}
 		if b.Weight < 1 || b.Weight > 1000 {
 			v.fail(at+".weight", "", "must be from 1 to 1000, and is %d", b.Weight)
-		} else if b.Weight != 1 && p.Policy.Name == DefaultPolicy && !warned {
-			v.warn(at+".weight", "", "weights are ignored by the policy %s", DefaultPolicy)
-			warned = true
 		}
 	}
 }

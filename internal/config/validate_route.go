@@ -90,10 +90,12 @@ func (v *validator) match(at string, m Match) {
 var escape = regexp.MustCompile(`%[0-9A-Fa-f]{2}`)
 
 // path judges a path that requests are compared with. What could never be
-// equal to a request's decoded path is a problem.
-func (v *validator) path(at, path string) {
+// equal to a request's decoded path is a problem. It reports whether the path is
+// without one.
+func (v *validator) path(at, path string) bool {
 	switch {
 	case path == "":
+		return true
 	case strings.Contains(path, "://"):
 		v.fail(at, "write the path alone, and the host under hosts", "%s is a URL", Quote(path))
 	case path[0] != '/':
@@ -108,7 +110,10 @@ func (v *validator) path(at, path string) {
 		v.fail(at, "such requests are always answered 400", "%s has a . or .. segment", Quote(path))
 	case path == "/.lb" || strings.HasPrefix(path, "/.lb/"):
 		v.fail(at, "choose another path", "/.lb/ is reserved for lb itself")
+	default:
+		return true
 	}
+	return false
 }
 
 func dotted(path string) bool {

@@ -84,7 +84,6 @@ func TestValidateInGo(t *testing.T) {
 		`pools[0].retry_budget.per_second: must not be negative, and is NaN`:     func(c *Config) { c.Pools[0].RetryBudget.PerSecond = math.NaN() },
 		`listeners[0].limits.header_bytes: must be more than 0`:                  func(c *Config) { c.Listeners[0].Limits.HeaderBytes = -1 },
 		`log.level: is empty; there are debug, info, warn, error`:                func(c *Config) { c.Log.Level = "" },
-		`pools[0].policy: no policy ""; there is roundrobin`:                     func(c *Config) { c.Pools[0].Policy.Name = "" },
 		`pools[0].health.timeout: must be more than 0`:                           func(c *Config) { check(c).Timeout = -1 },
 		`pools[0].health.interval: must be from 100ms to 24h, and is -1ns`:       func(c *Config) { check(c).Interval = -1 },
 		`pools[0].health.method: "G\x00" is not a method; write one such as GET`: func(c *Config) { check(c).Method = "G\x00" },
@@ -111,14 +110,12 @@ func TestComplete(t *testing.T) {
 	c := &Config{Pools: []Pool{
 		{Backends: []Backend{{Address: "a:1"}, {Address: "b:1", ID: "b"}}},
 		{Policy: Policy{Name: "rr"}},
-		{Policy: Policy{Name: "least_conn"}},
 	}}
 	c.Complete()
 	require.Equal(t, "a:1", c.Pools[0].Backends[0].ID)
 	require.Equal(t, "b", c.Pools[0].Backends[1].ID)
 	require.Equal(t, "roundrobin", c.Pools[0].Policy.Name)
-	require.Equal(t, "roundrobin", c.Pools[1].Policy.Name)
-	require.Equal(t, "least_conn", c.Pools[2].Policy.Name)
+	require.Equal(t, "rr", c.Pools[1].Policy.Name, "who knows the policies knows their aliases")
 }
 
 func TestAdminToken(t *testing.T) {

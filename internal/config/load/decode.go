@@ -21,9 +21,10 @@ const maxAliased = 100_000
 // after each problem.
 type decoder struct {
 	problems config.Problems
-	lines    map[string]int    // path → line, where it is not the parent's
-	sources  map[string]string // path → variable or flag that set it
-	spoilt   map[string]bool   // paths whose value is not what the user meant
+	lines    map[string]int      // path → line, where it is not the parent's
+	sources  map[string]string   // path → variable or flag that set it
+	spoilt   map[string]bool     // paths whose value is not what the user meant
+	planned  map[string][]string // place → keys that are refused as not built yet
 
 	aliases int // how many aliases enclose the current node
 	budget  int // how many more values may be reached through aliases
@@ -34,6 +35,7 @@ func newDecoder() *decoder {
 		lines:   make(map[string]int),
 		sources: make(map[string]string),
 		spoilt:  make(map[string]bool),
+		planned: planned,
 		budget:  maxAliased,
 	}
 }
@@ -173,23 +175,25 @@ func (d *decoder) entries(path string, n *yaml.Node) []entry {
 		if key.Kind == yaml.AliasNode {
 			key = key.Alias
 		}
+		first, given := seen[key.Value]
 		switch {
 		case key.Kind != yaml.ScalarNode:
 			d.fail(path, line, "", "a key must be a word")
 		case key.ShortTag() == "!!merge":
 			merged = append(merged, d.merge(path, line, value)...)
-		case seen[key.Value] > 0:
-			d.problems = append(d.problems, config.Problem{
-				Path: join(path, key.Value), Line: line,
-				Message: fmt.Sprintf("the key is given twice, first in line %d", seen[key.Value]),
-			})
+		case given:
+			message := "the key is given twice"
+			if first > 0 {
+				message += fmt.Sprintf(", first in line %d", first)
+			}
+			d.problems = append(d.problems, config.Problem{Path: join(path, key.Value), Line: line, Message: message})
 		default:
 			seen[key.Value] = line
 			own = append(own, entry{key: key.Value, line: line, value: value})
 		}
 	}
 	for _, e := range merged {
-		if seen[e.key] == 0 {
+		if _, given := seen[e.key]; !given {
 			seen[e.key] = e.line
 			own = append(own, e)
 		}
@@ -286,7 +290,7 @@ func (d *decoder) words(path string, line int, n *yaml.Node, v reflect.Value) {
 // unknown reports a key that no field has: one that is planned, or one that was
 // perhaps meant to be another, which it returns.
 func (d *decoder) unknown(path, at string, e entry, fields []field) (meant string) {
-	if slices.Contains(planned[place(path)], e.key) {
+	if slices.Contains(d.planned[place(path)], e.key) {
 		d.fail(at, e.line, "", "%s is not supported yet", e.key)
 		return ""
 	}

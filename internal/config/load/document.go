@@ -26,7 +26,8 @@ func (d *decoder) text(name string, data []byte, v *viper.Viper, opts Options) (
 	c := config.Default()
 	d.lines[""] = root.Line
 	d.value("", root.Line, root, reflect.ValueOf(c).Elem())
-	if root.Kind == yaml.MappingNode && !d.given(root, "routes") {
+	// Backends that register bring their routes along.
+	if root.Kind == yaml.MappingNode && !c.Registration.Enabled && !d.given(root, "routes") {
 		d.fail("routes", root.Line, "add some, or write [] if none is meant", "is missing")
 	}
 	c, warnings, err := d.finish(c, v, opts)

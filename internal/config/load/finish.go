@@ -3,6 +3,7 @@ package load
 import (
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/spf13/viper"
@@ -17,9 +18,11 @@ func (d *decoder) finish(c *config.Config, v *viper.Viper, opts Options) (*confi
 	d.checkOverrides(opts.Overrides)
 	d.override(c, v)
 	c.Complete()
-	problems, warnings := config.Validate(c, os.LookupEnv)
+	problems, warnings := policies(c)
+	more, hardly := config.Validate(c, os.LookupEnv)
+	problems, warnings = append(problems, more...), append(warnings, hardly...)
 	doubt := d.doubts()
-	for _, p := range append(problems, programs(c)...) {
+	for _, p := range slices.Concat(problems, programs(c), neverDialled(c)) {
 		if !doubt.about(p) {
 			d.problems = append(d.problems, d.locate(p))
 		}
@@ -32,7 +35,7 @@ func (d *decoder) finish(c *config.Config, v *viper.Viper, opts Options) (*confi
 		warnings[i] = d.locate(w)
 	}
 	warnings.Sort()
-	return c, append(warnings, misspelt(os.Environ())...), nil
+	return c, append(warnings, misspelt(os.Environ(), c)...), nil
 }
 
 // locate adds to p where its value came from: a variable, a flag, or the line

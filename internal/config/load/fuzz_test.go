@@ -1,6 +1,7 @@
 package load
 
 import (
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -51,5 +52,28 @@ func FuzzEffective(f *testing.F) {
 		})
 		c.Routes = append(c.Routes, config.Route{Name: "text", Respond: &config.Respond{Status: 200, Body: body}})
 		requireStable(t, c)
+	})
+}
+
+// FuzzStrict checks that no document makes the decoder panic, that problems have
+// no lines, and that what is not one JSON object is refused.
+func FuzzStrict(f *testing.F) {
+	for _, document := range []string{
+		``, `{}`, `[]`, `null`, `{"name": "a", "weight": 2, "ttl": "90s", "force": true, "tags": ["a"], "labels": {"a": "b"}}`,
+		`{"health": {"type": "tcp", "interval": "1s"}}`, `{"name": "a", "name": 1}`, `{"weight": 1e3}`, `{"a": {"a": [[[]]]}}`, `{"<<": {}}`,
+	} {
+		f.Add([]byte(document))
+	}
+	f.Fuzz(func(t *testing.T, document []byte) {
+		problems := Strict(document, new(note))
+		var object map[string]json.RawMessage
+		if err := json.Unmarshal(document, &object); (err != nil || object == nil) && len(problems) == 0 {
+			t.Fatalf("accepted: %q", document)
+		}
+		for _, p := range problems {
+			if p.Line != 0 {
+				t.Fatalf("%s", p)
+			}
+		}
 	})
 }

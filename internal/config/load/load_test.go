@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -77,6 +78,7 @@ func TestBadFiles(t *testing.T) {
 // lines at its top, and reads back what Effective writes.
 func TestGoodFiles(t *testing.T) {
 	t.Setenv("LB_TEST_TOKEN", "secret")
+	t.Setenv("LB_TEST_REGISTRATION_TOKEN", "another secret")
 	t.Setenv("LB_TEST_STORAGE_KEY", testKey)
 	for name, data := range testFiles(t, "*.good.yaml", 6) {
 		t.Run(filepath.Base(name), func(t *testing.T) {
@@ -158,11 +160,20 @@ func TestPlannedKeysAreNotBuilt(t *testing.T) {
 
 func TestDecodedValues(t *testing.T) {
 	t.Setenv("LB_TEST_TOKEN", "secret")
+	t.Setenv("LB_TEST_REGISTRATION_TOKEN", "another secret")
 	t.Setenv("LB_TEST_STORAGE_KEY", testKey)
 	c, _, err := File("testdata/full.good.yaml", Options{})
 	require.NoError(t, err)
 	require.Equal(t, map[string]string{"Zone": "a", "rack.Row": "7"}, c.Pools[0].Backends[0].Labels, "the case of keys survives")
-	require.Equal(t, "roundrobin", c.Pools[0].Policy.Name)
+	require.Equal(t, config.Policy{Name: "roundrobin"}, c.Pools[0].Policy, "an alias becomes its name")
+	require.Equal(t, config.Policy{Name: "hash", Key: "header:X-User", BoundedLoad: 1.25}, c.Pools[1].Policy)
+	require.Equal(t, config.Policy{Name: "custom", Score: "inflight / weight + ewma_ms"}, c.Pools[2].Policy)
+	require.Equal(t, config.Limits{PerBackend: 50, Total: 400, Queue: config.Queue{
+		Limit: 1000, Timeout: config.Duration(2 * time.Second), Order: config.QueueFIFO,
+	}}, c.Pools[1].Limits)
+	require.True(t, c.Pools[1].Registration)
+	require.Equal(t, "/services/v1/", c.Registration.RoutePrefix)
+	require.Equal(t, []string{"private", "203.0.113.7", "198.51.100.0/24", "2001:db8::/32", "0.0.0.0/0"}, c.Registration.Allow)
 	require.Equal(t, "10.0.0.3:8080", c.Pools[0].Backends[2].ID)
 	require.Equal(t, config.HeaderValue{Name: "Host", Value: "users.internal"}, c.Pools[0].Health.Headers[0])
 	require.Equal(t, 0.34, c.Pools[0].Breaker.MaxOpenShare)
@@ -215,6 +226,14 @@ pools:
         id: server1:8080
         weight: 1
         labels: {}
+    registration: false
+    limits:
+      per_backend: 0
+      total: 0
+      queue:
+        limit: 0
+        timeout: 5s
+        order: fifo
     retry_budget:
       ratio: 0.2
       per_second: 3
@@ -265,6 +284,21 @@ routes:
       max_body: 1MiB
       max_pending: 100000
       max_pending_bytes: 1GiB
+registration:
+  enabled: false
+  ttl: 1m30s
+  token_env: ""
+  route_prefix: /call/
+  allow: [loopback, private]
+  max_instances: 10000
+  max_pools: 1000
+  limits:
+    per_backend: 0
+    total: 0
+    queue:
+      limit: 0
+      timeout: 5s
+      order: fifo
 admin:
   address: 127.0.0.1:9901
   token_env: ""
@@ -298,6 +332,14 @@ routes: []
 	require.NoError(t, err)
 	require.Contains(t, string(text), `
     backends: []
+    registration: false
+    limits:
+      per_backend: 0
+      total: 0
+      queue:
+        limit: 0
+        timeout: 5s
+        order: fifo
     health:
       type: http
       path: /

@@ -77,8 +77,10 @@ func (d *decoder) checkOverrides(overrides map[string]string) {
 	}
 }
 
-// misspelt warns of variables that look much like one that is read.
-func misspelt(environ []string) []config.Problem {
+// misspelt warns of variables that look much like one that is read, unless c
+// itself names them.
+func misspelt(environ []string, c *config.Config) []config.Problem {
+	named := []string{c.Admin.TokenEnv, c.Registration.TokenEnv, c.Storage.KeyEnv}
 	known := []string{strings.TrimPrefix(listenEnv, envPrefix), "ADMIN_TOKEN"}
 	for _, s := range scalars {
 		known = append(known, strings.TrimPrefix(s.env, envPrefix))
@@ -87,7 +89,7 @@ func misspelt(environ []string) []config.Problem {
 	for _, entry := range slices.Sorted(slices.Values(environ)) {
 		name, _, _ := strings.Cut(entry, "=")
 		key, ours := strings.CutPrefix(name, envPrefix)
-		if !ours || slices.Contains(known, key) || key == "ADMIN" { // the commands' own
+		if !ours || slices.Contains(named, name) || slices.Contains(known, key) || key == "ADMIN" { // the commands' own
 			continue
 		}
 		if meant := config.Suggest(key, known); meant != "" {

@@ -88,7 +88,7 @@ func expected(t reflect.Type) string {
 	case reflect.TypeFor[config.Size]():
 		return "a size such as 64KiB"
 	case reflect.TypeFor[config.Policy]():
-		return "a policy's name"
+		return "a policy's name, or a mapping such as { name: hash, key: path }"
 	case reflect.TypeFor[config.OrderBy]():
 		return "none, or what writes are ordered by, such as { field: username }"
 	}
