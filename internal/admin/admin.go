@@ -1,6 +1,6 @@
 // Package admin is the admin listener: it shows what lb does and takes what
-// operators want of it, over the small interfaces Control and Operator, from
-// whoever is allowed to.
+// operators want of it and backends say of themselves, over the small
+// interfaces Control, Operator and Registrar, from whoever is allowed to.
 package admin
 
 import (
@@ -34,6 +34,13 @@ type Options struct {
 	// /livez and /readyz asks for. Empty: none is asked for, so the listener
 	// must be bound to loopback or to a unix socket.
 	Token string
+	// RegistrationToken is another one that is good for /register and
+	// /unregister and for nothing else; Token is good for them, too. If it is
+	// set they ask for a token even where Token is empty. Empty: they are like
+	// the other paths.
+	RegistrationToken string
+	// Registrar takes registrations; nil: they are refused.
+	Registrar Registrar
 	// Hosts are the names or addresses, beside those of loopback, that a
 	// request's Host may say. A port is ignored, and so is case.
 	Hosts []string
@@ -46,12 +53,12 @@ type Options struct {
 type Handler struct {
 	guard  guard
 	log    func(msg string, kv ...any)
-	routes map[string]route // by exact path, or pattern with {id} and {backend}
+	routes map[string]route // by exact path, or pattern with what stands in braces
 }
 
 // route is one path of the admin listener.
 type route struct {
-	open    bool // needs no token
+	access  access
 	methods map[string]http.HandlerFunc
 }
 
@@ -62,8 +69,8 @@ func New(opts Options, c Control, o Operator, metrics http.Handler) *Handler {
 		h.log = func(string, ...any) {}
 	}
 	h.routes = map[string]route{
-		"/livez":     {open: true, methods: get(live)},
-		"/readyz":    {open: true, methods: get(ready(c))},
+		"/livez":     {access: everybody, methods: get(live)},
+		"/readyz":    {access: everybody, methods: get(ready(c))},
 		"/health":    {methods: get(h.health(c))},
 		"/instances": {methods: get(h.instances(c))},
 		"/config":    {methods: get(h.config(c))},
@@ -77,6 +84,10 @@ func New(opts Options, c Control, o Operator, metrics http.Handler) *Handler {
 	h.routes[fanoutPattern] = route{methods: get(h.showFanout(o))}
 	h.routes[deliveryPattern+"retry"] = route{methods: post(h.changeDelivery(o.RetryDelivery))}
 	h.routes[deliveryPattern+"skip"] = route{methods: post(h.changeDelivery(o.SkipDelivery))}
+	h.routes["/register"] = route{access: registrants, methods: post(h.register(opts.Registrar))}
+	h.routes[unregisterPattern] = route{access: registrants, methods: map[string]http.HandlerFunc{
+		http.MethodDelete: h.unregister(opts.Registrar),
+	}}
 	return h
 }
 
@@ -87,6 +98,8 @@ const (
 	// what is done to one of its deliveries.
 	fanoutPattern   = "/fanout/{id}"
 	deliveryPattern = "/fanout/{id}/deliveries/{backend}/"
+	// unregisterPattern is one backend that registered itself.
+	unregisterPattern = "/unregister/{instanceId}"
 )
 
 // pattern returns the key of path in the route table, and the ids that it
@@ -98,6 +111,8 @@ func pattern(path string) (key, id, backend string) {
 		return instancePattern + s[3], s[2], ""
 	case len(s) == 3 && s[1] == "fanout" && s[2] != "":
 		return fanoutPattern, s[2], ""
+	case len(s) == 3 && s[1] == "unregister" && s[2] != "":
+		return unregisterPattern, s[2], ""
 	case len(s) == 6 && s[1] == "fanout" && s[3] == "deliveries":
 		return deliveryPattern + s[5], s[2], s[4]
 	}
@@ -123,7 +138,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 	key, id, backend := pattern(r.URL.Path)
 	to, known := h.routes[key]
-	if e := h.guard.check(r, to.open); e != nil {
+	if e := h.guard.check(r, to.access); e != nil {
 		if e.Code == outcome.Unauthorized {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="lb"`)
 		}

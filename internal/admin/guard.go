@@ -14,16 +14,53 @@ import (
 
 // guard decides who may ask.
 type guard struct {
-	hosts  map[string]bool   // normalised
-	secret [sha256.Size]byte // hash of the token
-	closed bool              // a token is needed
+	hosts           map[string]bool // normalised
+	admin, register secret
 }
+
+// secret is a token of which only the hash is kept.
+type secret struct {
+	set bool // else nothing matches
+	sum [sha256.Size]byte
+}
+
+func secretOf(token string) secret {
+	return secret{set: token != "", sum: sha256.Sum256([]byte(token))}
+}
+
+// is compares in constant time: hashes have equal length, and nobody can steer
+// how they begin.
+func (s secret) is(sum [sha256.Size]byte) bool {
+	return subtle.ConstantTimeCompare(sum[:], s.sum[:]) == 1 && s.set
+}
+
+// access says who may use a path.
+type access uint8
+
+const (
+	// operators: who has the admin token.
+	operators access = iota
+	// registrants: who has the registration token or the admin token.
+	registrants
+	// everybody: no token is needed.
+	everybody
+)
+
+// credential is what a client has proved to hold. It is named by the words that
+// the audit trail has for it.
+type credential string
+
+const (
+	nothing           credential = ""
+	registrationToken credential = "registration token"
+	adminToken        credential = "token"
+)
 
 func newGuard(opts Options) guard {
 	g := guard{
-		hosts:  make(map[string]bool, len(opts.Hosts)),
-		secret: sha256.Sum256([]byte(opts.Token)),
-		closed: opts.Token != "",
+		hosts:    make(map[string]bool, len(opts.Hosts)),
+		admin:    secretOf(opts.Token),
+		register: secretOf(opts.RegistrationToken),
 	}
 	for _, h := range opts.Hosts {
 		if name := hostname(h); name != "" {
@@ -33,9 +70,9 @@ func newGuard(opts Options) guard {
 	return g
 }
 
-// check returns why r is refused, nil when it may go on. Open says that the
-// path needs no token.
-func (g *guard) check(r *http.Request, open bool) *outcome.Error {
+// check returns why r is refused at a path that is for some, nil when it may go
+// on.
+func (g *guard) check(r *http.Request, some access) *outcome.Error {
 	switch {
 	case !g.knows(r.Host):
 		// A web page that had its own name resolve to this address (DNS
@@ -48,11 +85,28 @@ func (g *guard) check(r *http.Request, open bool) *outcome.Error {
 	case unclean(r.URL):
 		return &outcome.Error{Code: outcome.BadRequest,
 			Detail: "the path has an empty or a dot segment, a backslash, a NUL or an encoded slash"}
-	case g.closed && !open && !g.authorized(r.Header.Values("Authorization")):
+	case !g.admits(g.shown(r), some):
+		// The same words everywhere: who has the wrong token does not learn
+		// which paths there are.
 		return &outcome.Error{Code: outcome.Unauthorized,
-			Detail: "send the admin token: Authorization: Bearer …"}
+			Detail: "send the token: Authorization: Bearer …"}
 	}
 	return nil
+}
+
+// admits reports whether what a client has shown is enough. Where no token is
+// set, none is asked for; a registration token is asked for where it is set,
+// also when the operators' paths are open.
+func (g *guard) admits(shown credential, some access) bool {
+	switch some {
+	case everybody:
+		return true
+	case registrants:
+		return shown != nothing || !g.admin.set && !g.register.set
+	case operators:
+		return shown == adminToken || !g.admin.set
+	}
+	return false
 }
 
 // knows reports whether the value of Host names loopback or a listed host.
@@ -108,16 +162,23 @@ func unclean(u *url.URL) bool {
 	return false
 }
 
-// authorized reports whether the Authorization fields carry the token: there
-// is exactly one, and hashes of equal length are compared in constant time.
-func (g *guard) authorized(fields []string) bool {
+// shown returns what the Authorization field proves. There must be exactly one.
+func (g *guard) shown(r *http.Request) credential {
+	fields := r.Header.Values("Authorization")
 	if len(fields) != 1 {
-		return false
+		return nothing
 	}
 	scheme, token, _ := strings.Cut(fields[0], " ")
 	if !strings.EqualFold(scheme, "Bearer") {
-		return false
+		return nothing
 	}
 	sum := sha256.Sum256([]byte(strings.TrimLeft(token, " ")))
-	return subtle.ConstantTimeCompare(sum[:], g.secret[:]) == 1
+	admin, register := g.admin.is(sum), g.register.is(sum) // both, whatever the first says
+	switch {
+	case admin:
+		return adminToken
+	case register:
+		return registrationToken
+	}
+	return nothing
 }

@@ -66,9 +66,10 @@ type AuditRecord struct {
 	// ID grows with each record.
 	ID int64     `json:"id"`
 	At time.Time `json:"at"`
-	// Who is where the request came from, with "token" before it if a token
-	// was asked for; or NAME (that), where NAME is what the client called
-	// itself, which nothing proves.
+	// Who is where the request came from, with "token" or "registration token"
+	// before it if the client has shown one; or NAME (that), where NAME is what
+	// the client called itself, which nothing proves. What lb did by itself was
+	// done by "lb".
 	Who string `json:"who"`
 	// Action is what was done, Target what it was done to, Detail the rest.
 	Action string `json:"action"`
@@ -222,12 +223,12 @@ func bodiless(r *http.Request) *outcome.Error {
 	return nil
 }
 
-// by says who asks: the peer's address, and before it what the client calls
-// itself. What lb saw itself stands last, so that no name can imitate it.
+// by says who asks: the peer's address and the token that it has shown, and
+// before them what the client calls itself. What lb saw itself stands last, so that no name can imitate it.
 func (h *Handler) by(r *http.Request) (string, *outcome.Error) {
 	from := peer(r)
-	if h.guard.closed {
-		from = "token, " + from
+	if shown := h.guard.shown(r); shown != nothing {
+		from = string(shown) + ", " + from
 	}
 	switch names := r.Header.Values(OperatorField); {
 	case len(names) == 0:
@@ -257,7 +258,7 @@ func peer(r *http.Request) string {
 	return host
 }
 
-// report answers with an error of the Operator.
+// report answers with an error of the Operator or the Registrar.
 func (h *Handler) report(w http.ResponseWriter, r *http.Request, err error) {
 	var e *outcome.Error
 	switch {

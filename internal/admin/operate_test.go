@@ -21,12 +21,16 @@ import (
 // operator writes down what it is asked for, and answers as it is told.
 type operator struct {
 	fanouts
+	registrar
 	changes []Change
 	err     error
 	records []AuditRecord
 	before  int64
 	limit   int
 }
+
+// made counts the changes that were asked for.
+func (o *operator) made() int { return len(o.changes) + len(o.asked) + len(o.said) }
 
 func (o *operator) SetAdmin(_ context.Context, change Change) (Instance, error) {
 	if o.err != nil {

@@ -32,9 +32,9 @@ type PoolHealth struct {
 type BackendHealth struct {
 	ID string `json:"instanceId"`
 	// State is one word for what a backend is in, the first that holds of:
-	// maintenance (an operator took it out: no work, no probes), draining (an
-	// operator gives it no new reads, what is under way ends), expired (its
-	// registration was not renewed), down (its checks fail, or none has ended
+	// maintenance (an operator took it out: no work, no probes), draining (it
+	// gets no new reads, what is under way ends: an operator said so, or it
+	// unregistered), expired (it did not renew its registration), down (its checks fail, or none has ended
 	// yet), ejected (a dial failed, or its breaker is not closed), up.
 	State string `json:"state"`
 	// Reasons says why the backend is not eligible.
@@ -62,24 +62,30 @@ type Instance struct {
 	Pool string `json:"pool"`
 	// Address is host:port.
 	Address string `json:"address"`
-	// Source says where the backend came from: "config".
+	// Source says where the backend came from: "config" or "registration".
 	Source string `json:"source"`
 	Weight int    `json:"weight"`
 	// InFlight is how many requests and attempts have begun and not ended.
 	InFlight int64 `json:"in_flight"`
 	// Limit is how many may be in flight; 0 means no limit.
 	Limit int `json:"limit"`
-	// Queued is how many requests wait for a slot.
+	// Queued is how many requests and delivery attempts wait for a slot of the
+	// pool; it is the same for all of the pool's backends.
 	Queued int `json:"queued"`
-	// State is the same word as in /health: up, down, draining, maintenance,
-	// ejected (also by a breaker) or expired.
+	// State is the same word as in /health.
 	State string `json:"state"`
 	// Eligible says whether the policy may pick it.
 	Eligible bool `json:"eligible"`
 	// Reasons says why the backend is not eligible.
 	Reasons List[string] `json:"reasons"`
-	// EWMA is the moving average of the time to first byte, in milliseconds.
+	// EWMA is the moving average of the time to first byte, in milliseconds, as
+	// least_time and custom see it.
 	EWMA float64 `json:"ewma_ms"`
+	// Labels are the backend's labels, if it has any.
+	Labels map[string]string `json:"labels,omitempty"`
+	// ExpiresAt is when the backend is taken out unless it renews its
+	// registration before; nil for one that did not register itself.
+	ExpiresAt *time.Time `json:"expires_at,omitempty"`
 }
 
 // List is a slice whose JSON is a list even when it is nil.

@@ -87,3 +87,21 @@ func TestWriteToHEAD(t *testing.T) {
 		require.Positive(t, res.ContentLength)
 	}
 }
+
+// What is wrong where stands behind everything else, and only where it is known.
+func TestWriteFields(t *testing.T) {
+	rec := httptest.NewRecorder()
+	Write(rec, &outcome.Error{Code: outcome.RegistrationInvalid, Detail: "2 things are wrong", Fields: []outcome.FieldError{
+		{Field: "health.interval", Detail: "must be from 100ms to 24h, and is 1ms"},
+		{Field: "labels.</script>\xff", Detail: ""},
+	}}, "")
+	require.Equal(t, 422, rec.Code)
+	require.Equal(t, `{"type":"urn:lb:error:invalid_registration","title":"The registration is not acceptable","status":422,`+
+		`"detail":"2 things are wrong","code":"invalid_registration","errors":[`+
+		`{"field":"health.interval","detail":"must be from 100ms to 24h, and is 1ms"},`+
+		`{"field":"labels.\u003c/script\u003e\ufffd","detail":""}]}`+"\n", rec.Body.String())
+
+	rec = httptest.NewRecorder()
+	Write(rec, &outcome.Error{Code: outcome.RegistrationInvalid, Detail: "no JSON", Fields: []outcome.FieldError{}}, "")
+	require.NotContains(t, rec.Body.String(), "errors")
+}
