@@ -17,13 +17,18 @@ func (instant) Send(context.Context, *backend.Backend, Request) (Response, error
 
 // BenchmarkSubmit is what the engine itself adds to a fan-out to three
 // backends: no HTTP.
-func BenchmarkSubmit(b *testing.B) {
+func BenchmarkSubmit(b *testing.B) { benchmarkSubmit(b, 0) }
+
+func benchmarkSubmit(b *testing.B, limit int) {
 	var members []*backend.Backend
 	for _, id := range []string{"a", "b", "c"} {
 		members = append(members, &backend.Backend{Pool: "users", ID: id})
 	}
 	pool := newFakePool(members...)
 	pool.after = 2 * time.Second
+	for _, m := range members {
+		pool.SetLimit(m, limit)
+	}
 	p := &Plan{
 		Pool: pool, Success: []int{201}, Wait: time.Minute, AttemptTimeout: 10 * time.Second,
 		Backoff: standard, MaxAttempts: 100, MaxAge: 24 * time.Hour,

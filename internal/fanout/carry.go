@@ -9,6 +9,7 @@ import (
 	"lb/internal/backend"
 	"lb/internal/crash"
 	"lb/internal/outcome"
+	"lb/internal/pool"
 )
 
 // expireBatch is how many writes expire under one hold of the lock: a burst
@@ -25,8 +26,12 @@ type effects struct {
 	statuses []int
 }
 
-// onHold reports whether b gets no deliveries for now: an operator works on it.
-func onHold(b *backend.Backend) bool { return b.State().Admin == backend.Maintenance }
+// onHold reports whether b gets no deliveries for now: an operator works on it,
+// or it is not there.
+func onHold(b *backend.Backend) bool {
+	s := b.State()
+	return s.Admin == backend.Maintenance || s.Presence != backend.Present
+}
 
 // pump begins the attempts that l lets go now, and notes whether its backend
 // has begun to lag or caught up. unlock must come after it.
@@ -41,13 +46,73 @@ func (e *Engine) pump(l *lane, now time.Time) {
 	for {
 		d, wake := l.next(now, l.backend.Unreachable(), onHold(l.backend))
 		if d == nil {
+			e.unask(l)
 			l.arm(now, earlier(more, earlier(wake, l.lag.wake())))
 			return
 		}
-		d.write.verdict.begin(d.i)
-		e.work.Add(1)
-		go e.attempt(d)
+		lease, ok := e.ask(l, d)
+		if !ok {
+			l.arm(now, earlier(more, l.lag.wake()))
+			return
+		}
+		if onHold(l.backend) {
+			// Since a moment ago. Who waits for what is in flight at a backend that
+			// leaves sees this slot, or is seen here.
+			lease.End(outcome.Undecided, now)
+			continue
+		}
+		e.begin(d, lease)
 	}
+}
+
+// ask returns a slot for d, or has the lane wait for one if it does not yet.
+func (e *Engine) ask(l *lane, d *delivery) (lease pool.Lease, ok bool) {
+	if l.asked != nil {
+		return lease, false
+	}
+	p := d.write.plan.Pool
+	if lease, ok = p.Acquire(l.backend, &l.waiter); !ok {
+		l.asked = p
+		e.work.Add(1)
+	}
+	return lease, ok
+}
+
+// unask ends the lane's wait for a slot. One that is on its way to it will be
+// given back.
+func (e *Engine) unask(l *lane) {
+	if l.asked != nil && l.asked.Withdraw(&l.waiter) {
+		l.asked = nil
+		e.work.Done()
+	}
+}
+
+// granted takes the slot that l has waited for. It goes to the delivery that is
+// next by now, or back if there is none.
+func (e *Engine) granted(l *lane, lease pool.Lease) {
+	defer e.work.Done()
+	e.mu.Lock()
+	l.asked = nil
+	now := time.Now()
+	var d *delivery
+	if !e.stopping && lease.Backend == l.backend {
+		d, _ = l.next(now, l.backend.Unreachable(), onHold(l.backend))
+	}
+	if d != nil {
+		e.begin(d, lease)
+	} else {
+		lease.End(outcome.Undecided, now)
+	}
+	e.pump(l, now)
+	e.unlock()
+}
+
+// begin begins an attempt of d, which is next in its lane.
+func (e *Engine) begin(d *delivery, lease pool.Lease) {
+	d.lane.start(d)
+	d.write.verdict.begin(d.i)
+	e.work.Add(1)
+	go e.attempt(d, lease)
 }
 
 // unlock gives up the lock, and tells Events who has begun to lag or caught up:
@@ -78,8 +143,8 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// attempt makes one attempt of d, which has begun.
-func (e *Engine) attempt(d *delivery) {
+// attempt makes one attempt of d, which has begun, at the lease's backend.
+func (e *Engine) attempt(d *delivery, lease pool.Lease) {
 	defer e.work.Done()
 	ctx := e.ctx
 	if timeout := d.write.plan.AttemptTimeout; timeout > 0 {
@@ -88,18 +153,18 @@ func (e *Engine) attempt(d *delivery) {
 		defer cancel()
 	}
 	crash.At("attempt.begin")
-	lease, began := d.write.plan.Pool.Acquire(d.backend), time.Now()
-	resp, err := e.sender.Send(ctx, d.backend, d.write.request)
+	b, began := lease.Backend, time.Now()
+	resp, err := e.sender.Send(ctx, b, d.write.request)
 	crash.At("attempt.answered")
 	now := time.Now()
-	class := judge(d.backend, resp, err)
+	class := judge(b, resp, err)
 	lease.Answered(class, now, now.Sub(began))
 	lease.End(class, now)
 	if err != nil {
-		e.finish(d, failure(err), Response{}, outcome.FromError(err))
+		e.finish(d, b, failure(err), Response{}, outcome.FromError(err))
 		return
 	}
-	e.finish(d, answered, resp, outcome.Outcome{Class: outcome.Failure, Status: resp.Status})
+	e.finish(d, b, answered, resp, outcome.Outcome{Class: outcome.Failure, Status: resp.Status})
 }
 
 // judge says what an attempt tells about its backend, which is another matter
@@ -127,9 +192,9 @@ func failure(err error) result {
 	}
 }
 
-// finish notes how d's attempt ended and goes on from there. o is its outcome
-// as long as the verdict has not called it a success.
-func (e *Engine) finish(d *delivery, r result, resp Response, o outcome.Outcome) {
+// finish notes how d's attempt at b ended and goes on from there. o is its
+// outcome as long as the verdict has not called it a success.
+func (e *Engine) finish(d *delivery, b *backend.Backend, r result, resp Response, o outcome.Outcome) {
 	w := d.write
 	e.mu.Lock()
 	now := time.Now()
@@ -148,7 +213,11 @@ func (e *Engine) finish(d *delivery, r result, resp Response, o outcome.Outcome)
 		w.answers[d.i] = &resp
 	}
 	w.consider(d.i, r, resp)
-	if state == DeliveryPending {
+	switch {
+	case d.last:
+		d.last = false
+		w.removeAt(d.i)
+	case state == DeliveryPending:
 		e.schedule(d, now, resp.RetryAfter)
 		if r != starved {
 			d.lane.lag.failed(d, now)
@@ -160,7 +229,7 @@ func (e *Engine) finish(d *delivery, r result, resp Response, o outcome.Outcome)
 	crash.At("outcome.noted")
 
 	if !(e.ctx.Err() != nil && errors.Is(o.Err, context.Canceled)) { // else lb cut it
-		e.events.Attempt(w.plan, d.backend, o, state == DeliveryDone)
+		e.events.Attempt(w.plan, b, o, state == DeliveryDone)
 	}
 	e.follow(w, eff)
 }
@@ -201,7 +270,7 @@ func (e *Engine) apply(w *write, i int, now time.Time) effects {
 			e.pump(d.lane, now) // another one may be the oldest now
 			eff.settled = append(eff.settled, Settlement{
 				Plan: w.plan, ID: w.record.ID, RequestID: w.record.Write.RequestID,
-				Backend: d.backend, State: s.State, Reason: m.reason, Attempts: s.Attempts,
+				Backend: d.lane.backend, State: s.State, Reason: m.reason, Attempts: s.Attempts,
 				LastStatus: s.LastStatus, Age: now.Sub(w.record.Created),
 			})
 		}

@@ -105,6 +105,7 @@ func (e *Engine) unchain(w *write, unsettled bool) {
 func (e *Engine) advance(w *write, backend string, now time.Time) {
 	switch c := w.chain; {
 	case c == nil || e.stopping:
+	case e.removed(w.record.Pool, backend): // none of them will go there
 	case c.partial:
 		e.work.Add(1)
 		go e.askNext(w.record.Pool, backend, w.record.Order)

@@ -13,6 +13,7 @@ import (
 	"lb/internal/backend"
 	"lb/internal/crash"
 	"lb/internal/outcome"
+	"lb/internal/pool"
 )
 
 // Options are what an Engine is made of.
@@ -55,7 +56,7 @@ type Engine struct {
 
 	ctx    context.Context // of the attempts, until the engine is stopped
 	cancel context.CancelFunc
-	work   sync.WaitGroup // attempts, and what timers have called
+	work   sync.WaitGroup // attempts, lanes that wait for a slot, and what timers have called
 
 	mu       sync.Mutex
 	stopping bool
@@ -315,7 +316,7 @@ func stopped(what string) error {
 
 // start schedules the first attempts of an admitted write. They begin under
 // one hold of the lock: no answer can reject the write before all of its
-// backends that can be asked are being asked.
+// backends that can be asked, and have a slot, are being asked.
 func (e *Engine) start(w *write, members []*backend.Backend) {
 	e.mu.Lock()
 	defer e.unlock()
@@ -326,13 +327,19 @@ func (e *Engine) start(w *write, members []*backend.Backend) {
 	e.count(w)
 	w.deliveries = make([]*delivery, len(members))
 	for i, b := range members {
-		w.deliveries[i] = &delivery{write: w, i: i, backend: b, lane: e.lane(b)}
+		l := e.lane(b)
+		e.join(l, b, now)
+		w.deliveries[i] = &delivery{write: w, i: i, lane: l}
 	}
 	if w.record.Alone {
 		w.whole()
 	}
 	for _, d := range w.deliveries {
-		e.queue(d, now, false)
+		if d.lane.removed { // while the write was on its way into the journal
+			w.removeAt(d.i)
+		} else {
+			e.queue(d, now, false)
+		}
 	}
 	for _, d := range w.deliveries {
 		e.pump(d.lane, now)
@@ -341,6 +348,7 @@ func (e *Engine) start(w *write, members []*backend.Backend) {
 		e.expiry.push(w)
 		e.armExpiry(now)
 	}
+	e.applyAside(w, now)
 	w.tell()
 }
 
@@ -360,6 +368,7 @@ func (e *Engine) lane(b *backend.Backend) *lane {
 			e.pump(l, time.Now())
 			e.unlock()
 		})
+		l.waiter.Granted = func(lease pool.Lease) { e.granted(l, lease) }
 		e.lanes[key] = l
 	}
 	return l
@@ -444,6 +453,7 @@ func (e *Engine) Stop(ctx context.Context) []Pending {
 	e.stopping = true
 	for _, l := range e.lanes {
 		l.disarm()
+		e.unask(l)
 	}
 	if e.expirer != nil {
 		e.expirer.Stop()

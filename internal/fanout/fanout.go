@@ -6,7 +6,8 @@
 // means for the write, backoff.go how long a retry waits, lane.go which
 // delivery of a backend tries next, chain.go which write of a key, lag.go
 // whether a backend is behind, answer.go what the client gets; none of them
-// does I/O. engine.go and sender.go move the bytes.
+// does I/O. engine.go and sender.go move the bytes. presence.go is for backends
+// that come and go.
 //
 // The promise is at least once for each backend, in the order of admission
 // for each key, under the same Idempotency-Key each time. It holds as long as
@@ -105,11 +106,19 @@ type Plan struct {
 // Pool is what a fan-out needs of a pool.
 type Pool interface {
 	Name() string
-	// Members are all backends in config order, those that are down included.
-	// The slice is frozen.
+	// Members are the backends that are Present, in config order, those that are
+	// down included: who gets new writes. The slice is frozen.
 	Members() []*backend.Backend
-	// Acquire begins a lease on one of them for an attempt, whatever its state.
-	Acquire(b *backend.Backend) pool.Lease
+	// Member returns the backend with that id: a member, or one that is absent
+	// and may come back, which is not Present and has its deliveries kept for
+	// it; nil if there is neither.
+	Member(id string) *backend.Backend
+	// Acquire begins a lease on b for an attempt, whatever its state. If there is
+	// no slot for it now, ok is false, and w waits until it is Granted one, or
+	// Withdrawn.
+	Acquire(b *backend.Backend, w *pool.Waiter) (l pool.Lease, ok bool)
+	// Withdraw ends the wait of w. False: Granted was or will be called.
+	Withdraw(w *pool.Waiter) bool
 	// LaggingAfter is how old a pending delivery becomes before its backend is
 	// lagging; 0 means that age does not matter. A write keeps the value that
 	// it found when it came.
@@ -172,7 +181,8 @@ const (
 	ReasonRejected Reason = "rejected"
 	// ReasonDamaged: the journal cannot read any more what was to be sent.
 	ReasonDamaged Reason = "damaged"
-	// ReasonRemoved: the backend is no member of the pool any more.
+	// ReasonRemoved: the backend is no member of the pool any more, and is not
+	// waited for.
 	ReasonRemoved Reason = "removed"
 	// ReasonUnacknowledged: the journal took so long that the client was told
 	// the write had failed; then it was stored after all.

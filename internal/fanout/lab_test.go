@@ -129,22 +129,67 @@ func (l *lab) restart(name string) {
 	l.b[name].DialSucceeded()
 }
 
-// fakePool is a pool whose backends lag by age only if a test says when.
+// fakePool is a pool whose backends lag by age only if a test says when. Its
+// slots are a real pool's.
 type fakePool struct {
+	*pool.Pool
+	after time.Duration
+
+	mu      sync.Mutex
 	members []*backend.Backend
-	pool    *pool.Pool
-	after   time.Duration
+	absent  []*backend.Backend // who may come back
 }
 
 func newFakePool(members ...*backend.Backend) *fakePool {
-	nobody := func([]*backend.Backend, balance.Picker) balance.Picker { return nil }
-	return &fakePool{members: members, pool: pool.New(pool.Options{Policy: nobody, Backends: members})}
+	policy, err := balance.New(balance.Spec{Name: "roundrobin"})
+	if err != nil {
+		panic(err)
+	}
+	return &fakePool{members: members, Pool: pool.New(pool.Options{Policy: policy, Backends: members})}
 }
 
-func (*fakePool) Name() string                            { return "users" }
-func (p *fakePool) Members() []*backend.Backend           { return p.members }
-func (p *fakePool) Acquire(b *backend.Backend) pool.Lease { return p.pool.Acquire(b) }
-func (p *fakePool) LaggingAfter() time.Duration           { return p.after }
+func (*fakePool) Name() string                  { return "users" }
+func (p *fakePool) LaggingAfter() time.Duration { return p.after }
+
+func (p *fakePool) Members() []*backend.Backend {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.members
+}
+
+func (p *fakePool) Member(id string) *backend.Backend {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, b := range slices.Concat(p.members, p.absent) {
+		if b.ID == id {
+			return b
+		}
+	}
+	return nil
+}
+
+// have sets who is there, and who may come back.
+func (p *fakePool) have(members, absent []*backend.Backend) {
+	p.mu.Lock()
+	p.members, p.absent = members, absent
+	p.mu.Unlock()
+	p.Replace(members)
+}
+
+// free requires that no slot is taken, and that nobody waits for one.
+func (p *fakePool) free(t *testing.T, all ...*backend.Backend) {
+	t.Helper()
+	for _, b := range all {
+		require.Zero(t, b.InFlight(), b.ID)
+		w := pool.Waiter{}
+		limit := b.Limit()
+		p.SetLimit(b, 1)
+		l, ok := p.Acquire(b, &w)
+		require.True(t, ok, "somebody waits for %s", b.ID)
+		l.End(outcome.Undecided, time.Now())
+		p.SetLimit(b, limit)
+	}
+}
 
 // step is what a fake backend does with one attempt.
 type step struct {
@@ -180,6 +225,7 @@ func after(d time.Duration) <-chan struct{} {
 type call struct {
 	at      time.Time
 	backend string
+	address string
 	request Request
 }
 
@@ -214,7 +260,7 @@ func (f *fakeSender) set(name string, steps ...step) {
 func (f *fakeSender) begin(b *backend.Backend, r Request) step {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.calls = append(f.calls, call{time.Now(), b.ID, r})
+	f.calls = append(f.calls, call{time.Now(), b.ID, b.Address, r})
 	f.running[b.ID]++
 	f.most[b.ID] = max(f.most[b.ID], f.running[b.ID])
 	play := f.plays[b.ID]

@@ -134,6 +134,9 @@ func TestLagAgainstTheNaiveDefinition(t *testing.T) {
 		w, sender := &witness{Memory: NewMemory()}, &moody{rng: rand.New(rand.NewPCG(seed, 2))}
 		bubble(t, []string{"a", "b", "c"}, func(l *lab) {
 			l.pool.after = after
+			for name := range l.b {
+				l.limit(name, rng.IntN(4)) // 0 is none
+			}
 			l.plan.Wait, l.plan.AttemptTimeout, l.plan.MaxAttempts = 0, 2900*ms+3, 4
 			l.plan.Backoff.Cap = 4 * time.Second
 			other := *l.plan

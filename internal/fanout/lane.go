@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"lb/internal/backend"
+	"lb/internal/pool"
 )
 
 const (
@@ -14,24 +15,24 @@ const (
 	// backend by default (256), so a long backlog does not dial for each one.
 	laneWidth = 128
 	// reachPoll is how often a lane looks whether its backend is reachable
-	// again by what others did, or out of maintenance: nobody calls when a dial
-	// of theirs succeeds, or an operator is done.
+	// again by what others did, out of maintenance, or back: nobody calls when a
+	// dial of theirs succeeds, or an operator is done.
 	reachPoll = 250 * time.Millisecond
 )
 
 // delivery is one backend's copy of a write on its way. Its state stands in
 // the write's verdict.
 type delivery struct {
-	write   *write
-	i       int // its place in the write
-	backend *backend.Backend
-	lane    *lane
-	due     time.Time // of the next attempt, or of the last while it runs
+	write *write
+	i     int // its place in the write
+	lane  *lane
+	due   time.Time // of the next attempt, or of the last while it runs
 	// since when it puts its backend behind while it is pending, which may be
 	// in the future; zero for never
 	since     time.Time
 	hasFailed bool // an attempt of it, other than with an answer that was held
 	blocked   bool // it waits for its turn in its key, outside of the lane's queues
+	last      bool // its backend was removed: the attempt that runs is the last
 	// places in the lane's queues
 	waiting, later, ready, aging int
 }
@@ -42,7 +43,15 @@ type delivery struct {
 // While the backend is unreachable only its oldest delivery tries. The others
 // wait in place, and go oldest first as soon as a dial has succeeded.
 type lane struct {
-	backend *backend.Backend
+	key     laneKey
+	backend *backend.Backend // who stands for that identity now
+	removed bool             // nobody does, and nobody is waited for: see Cancel
+
+	// An attempt needs a slot. Where none is free, the lane waits for one, and
+	// not each of its deliveries: who goes is decided when it is there.
+	waiter pool.Waiter
+	asked  Pool // where waiter waits, or was granted what has not been taken yet; nil: nowhere
+
 	waiting queue[*delivery] // all that do not run, oldest first
 	later   queue[*delivery] // those of them not known to be due, by due time
 	ready   queue[*delivery] // those that are, oldest first
@@ -63,6 +72,7 @@ type lane struct {
 func newLane(b *backend.Backend, alarm func()) *lane {
 	older := func(a, b *delivery) bool { return a.write.record.Seq < b.write.record.Seq }
 	return &lane{
+		key:     laneKey{b.Pool, b.ID},
 		backend: b,
 		lag:     newLag(),
 		alarm:   alarm,
@@ -97,9 +107,8 @@ func (l *lane) remove(d *delivery) {
 	l.ready.remove(d)
 }
 
-// next takes the delivery that is to try now out of the lane and counts it as
-// running; done ends that. With nil, wake is when to ask again if nothing else
-// happens; zero for never.
+// next returns the delivery that is to try now. With nil, wake is when to ask
+// again if nothing else happens; zero for never.
 func (l *lane) next(now time.Time, unreachable, onHold bool) (d *delivery, wake time.Time) {
 	oldest, ok := l.waiting.min()
 	if !ok || l.running >= laneWidth {
@@ -118,7 +127,7 @@ func (l *lane) next(now time.Time, unreachable, onHold bool) (d *delivery, wake 
 		case oldest.due.After(now):
 			return nil, oldest.due
 		}
-		return l.start(oldest), time.Time{}
+		return oldest, time.Time{}
 	}
 	first, waits := l.later.min()
 	for ; waits && !first.due.After(now); first, waits = l.later.min() {
@@ -126,18 +135,19 @@ func (l *lane) next(now time.Time, unreachable, onHold bool) (d *delivery, wake 
 		l.ready.push(first)
 	}
 	if d, ok := l.ready.min(); ok {
-		return l.start(d), time.Time{}
+		return d, time.Time{}
 	}
 	return nil, first.due // waiting is not empty, so later is not
 }
 
-func (l *lane) start(d *delivery) *delivery {
+// start takes d, which next returned, out of the lane and counts it as running;
+// done ends that.
+func (l *lane) start(d *delivery) {
 	l.remove(d)
 	l.running++
-	return d
 }
 
-// done ends the attempt that next began.
+// done ends the attempt that start began.
 func (l *lane) done() { l.running-- }
 
 // nextTry returns when d, which is pending, will try again as far as can be

@@ -70,6 +70,7 @@ func started(l *lane, now time.Time, unreachable bool) (seqs []uint64, wake time
 		if d == nil {
 			return seqs, wake
 		}
+		l.start(d)
 		seqs = append(seqs, d.write.record.Seq)
 	}
 }
@@ -136,6 +137,7 @@ func TestLaneForgetsWhatIsRemoved(t *testing.T) {
 		l.add(d, at(0))
 	}
 	d, _ := l.next(at(0), false, false) // the others are in ready now
+	l.start(d)
 	require.Same(t, a, d)
 	l.remove(a) // runs: nothing to take out
 	l.remove(b)

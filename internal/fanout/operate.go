@@ -69,7 +69,7 @@ func (e *Engine) Retry(ctx context.Context, id, backend string) error {
 			return settled("the delivery is %s: only a parked one can be retried", s.State)
 		case w.record.Write.Method == "":
 			return settled("what was to be sent is damaged: the delivery can only be skipped")
-		case memberOf(w.plan, s.Backend) == nil:
+		case w.deliveries[i].lane.removed || w.plan.Pool.Member(s.Backend) == nil:
 			return settled("the backend is no member of the pool any more: the delivery can only be skipped")
 		}
 		w.verdict.reopen(i)

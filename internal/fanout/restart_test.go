@@ -69,18 +69,21 @@ func (w *applied) Send(ctx context.Context, b *backend.Backend, r Request) (Resp
 // journal, each cut off at a random moment, with a window that is much smaller
 // than the backlog, over backends that fail and refuse at random, while clients
 // repeat themselves, operators retry and skip, and the journal cannot always be
-// read. In the end each backend has each write that was not rejected or skipped
-// there, nobody has one that was rejected, and those of one key came in the
-// order of their admission.
+// read, backends have few slots, go and come back as others, and are given up by
+// some. In the end each backend has each write that was not rejected, skipped or
+// cancelled there, nobody has one that was rejected, those of one key came in the
+// order of their admission, and no slot is lost.
 func TestNothingIsLostAndNoOrderBroken(t *testing.T) {
+	cancelled := 0
 	for seed := range uint64(60) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { live(t, seed) })
+			synctest.Test(t, func(t *testing.T) { cancelled += live(t, seed) })
 		})
 	}
+	require.Greater(t, cancelled, 20, "too few to prove anything")
 }
 
-func live(t *testing.T, seed uint64) {
+func live(t *testing.T, seed uint64) (cancelled int) {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	world := &applied{rng: rand.New(rand.NewPCG(seed, 2)), nays: seed%2 == 0, down: map[string]bool{}, seen: map[string][]string{}}
 	journal := newHooked()
@@ -105,6 +108,44 @@ func live(t *testing.T, seed uint64) {
 	var engine *Engine
 	var plan *Plan
 	ordered := rng.IntN(4) > 0
+	cancels := seed%3 == 1
+	var users *fakePool
+	away := map[string]bool{}
+	var ever []*backend.Backend
+	newBackend := func(name string) *backend.Backend {
+		b := &backend.Backend{Pool: "users", ID: name, Address: name + ":1"}
+		b.SetLimit(rng.IntN(4)) // 0 is none
+		if away[name] {
+			b.SetState(backend.State{Presence: backend.Expired})
+		}
+		ever = append(ever, b)
+		return b
+	}
+	// turn has a backend go, or come back.
+	turn := func(name string) {
+		old := users.Member(name)
+		members, absent := slices.Clone(users.members), slices.Clone(users.absent)
+		without := func(list []*backend.Backend) []*backend.Backend {
+			return slices.DeleteFunc(list, func(b *backend.Backend) bool { return b == old })
+		}
+		if away[name] = !away[name]; away[name] {
+			users.SetPresence(old, backend.Leaving, "it went")
+			users.have(without(members), append(absent, old))
+			if cancels && rng.IntN(2) == 0 {
+				go func(e *Engine) { _ = e.Cancel(context.Background(), "users", name) }(engine)
+			}
+			return
+		}
+		fresh := newBackend(name)
+		early := rng.IntN(2) == 0
+		if early {
+			engine.Rejoin(fresh)
+		}
+		users.have(append(without(members), fresh), without(absent))
+		if !early {
+			engine.Rejoin(fresh)
+		}
+	}
 
 	restart := func() {
 		if engine != nil {
@@ -113,12 +154,18 @@ func live(t *testing.T, seed uint64) {
 			engine.Stop(ctx)
 			synctest.Wait()
 		}
-		var members []*backend.Backend
+		var members, absent []*backend.Backend
 		for _, name := range names {
-			members = append(members, &backend.Backend{Pool: "users", ID: name, Address: name + ":1"})
+			if b := newBackend(name); away[name] {
+				absent = append(absent, b)
+			} else {
+				members = append(members, b)
+			}
 		}
+		users = newFakePool(members...)
+		users.have(members, absent)
 		plan = &Plan{
-			Route: "register", Pool: newFakePool(members...), Success: []int{201}, Ack: AckAll,
+			Route: "register", Pool: users, Success: []int{201}, Ack: AckAll,
 			Reject: []int{409, 422}, Already: []int{409},
 			Wait: 2 * time.Second, AttemptTimeout: time.Second,
 			Backoff: Backoff{Base: 50 * ms, Cap: time.Second, Jitter: 10 * ms},
@@ -170,9 +217,11 @@ func live(t *testing.T, seed uint64) {
 	}
 	n := 0
 	for range 40 {
-		switch rng.IntN(12) {
+		switch rng.IntN(13) {
 		case 0:
 			restart()
+		case 12:
+			turn(names[rng.IntN(len(names))])
 		case 1, 2:
 			name := names[rng.IntN(len(names))]
 			world.mu.Lock()
@@ -199,6 +248,11 @@ func live(t *testing.T, seed uint64) {
 	world.mu.Lock()
 	world.well = true
 	world.mu.Unlock()
+	for _, name := range names {
+		if away[name] {
+			turn(name)
+		}
+	}
 	for range 10 {
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
@@ -211,11 +265,18 @@ func live(t *testing.T, seed uint64) {
 	for _, r := range all {
 		require.NotContains(t, known, r.Write.Target, "admitted twice")
 		known[r.Write.Target] = r
-		require.Contains(t, []State{WriteDone, WriteRejected}, r.State, "%+v", r)
+		if r.State != WriteCancelled {
+			require.Contains(t, []State{WriteDone, WriteRejected}, r.State, "%+v", r)
+		}
 		for _, d := range r.Deliveries {
-			if r.State == WriteRejected {
+			switch {
+			case r.State == WriteRejected:
 				require.NotContains(t, world.seen[d.Backend], r.Write.Target, "it was rejected")
-			} else if d.State != DeliverySkipped {
+			case d.State == DeliveryCancelled:
+				require.True(t, cancels)
+				require.Equal(t, ReasonRemoved, d.Reason)
+				cancelled++
+			case d.State != DeliverySkipped:
 				require.Equal(t, DeliveryDone, d.State)
 				require.Contains(t, world.seen[d.Backend], r.Write.Target)
 			}
@@ -226,7 +287,7 @@ func live(t *testing.T, seed uint64) {
 		require.Equal(t, r.ID, a.ID)
 		if !a.Pending {
 			require.Equal(t, a.Rejected, r.State == WriteRejected)
-			require.True(t, a.Rejected || a.Acked == len(names))
+			require.True(t, a.Rejected || a.Acked == len(r.Deliveries))
 		}
 	}
 	for _, name := range names {
@@ -250,6 +311,10 @@ func live(t *testing.T, seed uint64) {
 		require.Zero(t, l.outside)
 	}
 	engine.Stop(context.Background())
+	for _, b := range ever {
+		require.Zero(t, b.InFlight())
+	}
+	return cancelled
 }
 
 // strays returns what a backend saw that nobody sent.

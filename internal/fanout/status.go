@@ -24,7 +24,7 @@ type DeliveryStatus struct {
 	Attempts int `json:"attempts"`
 	// LastStatus is the last status that the backend answered with.
 	LastStatus *int `json:"last_status"`
-	// NextAttempt is nil while an attempt runs, while the backend is in
+	// NextAttempt is nil while an attempt runs, while the backend is absent or in
 	// maintenance, and when none is to come. For a delivery that waits for an unreachable backend it is the next try of
 	// the backend's oldest one.
 	NextAttempt *time.Time `json:"next_attempt"`

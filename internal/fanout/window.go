@@ -77,7 +77,7 @@ func (e *Engine) takeUp(ctx context.Context) error {
 		c.Parked += b.Parked
 		e.parked += b.Parked
 		if b.Pending > 0 {
-			l := e.lane(e.member(b.Pool, b.Backend))
+			l := e.lane(backendOf(e.planOf(&Record{Pool: b.Pool}).Pool, b.Backend))
 			l.outside, l.outsideDue = b.Pending, now
 			e.pump(l, now)
 		}
@@ -110,28 +110,25 @@ func (e *Engine) planOf(r *Record) *Plan {
 // noPool is a pool that is not configured any more: it has no members.
 type noPool string
 
-func (p noPool) Name() string                            { return string(p) }
-func (noPool) Members() []*backend.Backend               { return nil }
-func (noPool) Acquire(b *backend.Backend) (l pool.Lease) { return l }
-func (noPool) LaggingAfter() time.Duration               { return 0 }
-
-// member returns the backend with that identity. One that is no member any
-// more is made up: its deliveries have to be taken out of the journal.
-func (e *Engine) member(poolName, id string) *backend.Backend {
-	p := e.planOf(&Record{Pool: poolName})
-	if b := memberOf(p, id); b != nil {
-		return b
-	}
-	return &backend.Backend{Pool: poolName, ID: id}
+func (p noPool) Name() string                  { return string(p) }
+func (noPool) Members() []*backend.Backend     { return nil }
+func (noPool) Member(string) *backend.Backend  { return nil }
+func (noPool) Withdraw(*pool.Waiter) bool      { return true }
+func (noPool) LaggingAfter() (d time.Duration) { return d }
+func (noPool) Acquire(*backend.Backend, *pool.Waiter) (l pool.Lease, ok bool) {
+	return l, false
 }
 
-func memberOf(p *Plan, id string) *backend.Backend {
-	for _, b := range p.Pool.Members() {
-		if b.ID == id {
-			return b
-		}
+// backendOf returns the backend with that identity. One that the pool does not
+// know is made up, and is not Present: its deliveries have to be taken out of
+// the journal.
+func backendOf(p Pool, id string) *backend.Backend {
+	if b := p.Member(id); b != nil {
+		return b
 	}
-	return nil
+	b := &backend.Backend{Pool: p.Name(), ID: id}
+	b.SetState(backend.State{Presence: backend.Leaving})
+	return b
 }
 
 // refill brings in what is due when l runs low and the journal has more, and
@@ -154,19 +151,19 @@ func (e *Engine) refill(l *lane, now time.Time) (wake time.Time) {
 func (e *Engine) load(l *lane, before time.Time, limit int) {
 	defer e.work.Done()
 	since := e.beginRead()
-	records, err := e.journal.Due(e.ctx, l.backend.Pool, l.backend.ID, before, limit)
+	records, err := e.journal.Due(e.ctx, l.key.pool, l.key.backend, before, limit)
 	e.mu.Lock()
 	defer e.unlock()
 	defer e.endRead()
 	now := time.Now()
 	brought := 0
 	for i := range records {
-		w, isNew := e.bring(&records[i], l.backend.ID, since, now)
+		w, isNew := e.bring(&records[i], l.key.backend, since, now)
 		if isNew {
 			brought++
 		}
 		if w != nil {
-			e.letGoFirst(w, l.backend.ID, since, now)
+			e.letGoFirst(w, l.key.backend, since, now)
 		}
 	}
 	l.loading = false
@@ -263,20 +260,13 @@ func (e *Engine) bring(r *Record, head string, since int, now time.Time) (w *wri
 		s := w.verdict.deliveries[d.i]
 		switch {
 		case s.State != DeliveryPending && s.State != DeliveryHeld:
-		case memberOf(w.plan, s.Backend) == nil:
-			w.verdict.drop(d.i, DeliveryCancelled, ReasonRemoved)
+		case d.lane.removed || w.plan.Pool.Member(s.Backend) == nil:
+			w.removeAt(d.i)
 		case s.State == DeliveryPending:
 			e.queue(d, now, s.Backend == head)
 		}
 	}
-	if len(w.verdict.moves) > 0 {
-		eff := e.apply(w, -1, now)
-		e.work.Add(1)
-		go func(w *write) {
-			defer e.work.Done()
-			e.follow(w, eff)
-		}(w)
-	}
+	e.applyAside(w, now)
 	if w.gone {
 		return nil, true
 	}
@@ -298,11 +288,7 @@ func (e *Engine) revive(r *Record) *write {
 		if s.State == DeliveryPending && r.Seq <= e.before {
 			s.Unknown = true // nobody knows whether an attempt was under way when the process ended
 		}
-		b := memberOf(w.plan, s.Backend)
-		if b == nil {
-			b = &backend.Backend{Pool: r.Pool, ID: s.Backend}
-		}
-		w.deliveries[i] = &delivery{write: w, i: i, backend: b, lane: e.lane(b)}
+		w.deliveries[i] = &delivery{write: w, i: i, lane: e.lane(backendOf(w.plan.Pool, s.Backend))}
 	}
 	w.pending, w.parked = w.counts()
 	return w

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -21,13 +22,19 @@ const ownerPath = "LB_TEST_STORE_OWNER"
 const ownerBackends = 5
 
 // own opens the store at path and writes without end: i to the state of backend
-// i modulo 5 and into the audit trail. What is acknowledged goes to stdout.
+// i modulo 5 and into the audit trail, then registers i in place of i-5. What
+// is acknowledged goes to stdout.
 func own(path string) {
 	s, err := Open(path)
 	for i := 0; err == nil; i++ {
 		state := drained(strconv.Itoa(i % ownerBackends))
 		state.Word = strconv.Itoa(i)
-		if err = s.SetOperatorState(context.Background(), state, record(state.Word)); err == nil {
+		err = s.SetOperatorState(context.Background(), state, record(state.Word))
+		if err == nil {
+			gone := RegistrationKey{"resize", strconv.Itoa(i - ownerBackends)}
+			err = s.SaveRegistrations(context.Background(), []Registration{registered(state.Word)}, []RegistrationKey{gone})
+		}
+		if err == nil {
 			_, err = fmt.Println(i)
 		}
 	}
@@ -78,5 +85,18 @@ func TestAKilledOwnerLosesNothingItAcknowledged(t *testing.T) {
 			got[state.Backend] = state.Word
 		}
 		require.Equal(t, want, got, "a state and its record go together")
+
+		var instances []int
+		for _, r := range registrations(t, s) {
+			i, err := strconv.Atoi(r.Instance)
+			require.NoError(t, err)
+			require.Equal(t, registered(r.Instance), r)
+			instances = append(instances, i)
+		}
+		slices.Sort(instances)
+		newest := instances[len(instances)-1]
+		require.GreaterOrEqual(t, newest, acknowledged)
+		require.Len(t, instances, ownerBackends, "who comes and who goes, together")
+		require.Equal(t, newest-ownerBackends+1, instances[0])
 	}
 }

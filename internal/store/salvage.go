@@ -21,8 +21,9 @@ type Report struct {
 	// Writes that are to be sent, and Parked ones; Damaged counts those of the
 	// latter that were parked because a part of them is lost.
 	Writes, Parked, Damaged int
-	// Operator counts words of operators, Audit records of the trail.
-	Operator, Audit int
+	// Operator counts words of operators, Registrations instances that
+	// registered, Audit records of the trail.
+	Operator, Registrations, Audit int
 	// Lost says in words what cannot be read: ranges of writes, and tables.
 	Lost []string
 }
@@ -33,10 +34,10 @@ func (r *Report) lose(format string, args ...any) {
 
 // Salvage reads what is readable of the damaged store at from, and writes it
 // into a new store at to, which must not exist: the writes that are not
-// settled or parked, what operators have said, and the audit trail. Settled
-// writes stay behind, and with them their Idempotency-Keys. key is the
-// journal's, nil for none. The file at from stays as it is; nobody may have it
-// open meanwhile.
+// settled or parked, what operators have said, the registrations, and the audit
+// trail. Settled writes stay behind, and with them their Idempotency-Keys. key
+// is the journal's, nil for none. The file at from stays as it is; nobody may
+// have it open meanwhile.
 //
 // A write of which a part is lost is parked, for fanout.ReasonDamaged. With an
 // error, nothing is at to.
@@ -135,6 +136,9 @@ func salvage(ctx context.Context, wreck, fresh string, key []byte, report *Repor
 			return err
 		}
 		if err := bringOperators(old, target, report); err != nil {
+			return err
+		}
+		if err := bringRegistrations(old, target, report); err != nil {
 			return err
 		}
 		if err := bringAudit(old, target, report); err != nil {
@@ -300,6 +304,28 @@ func bringOperators(from, to *Store, report *Report) error {
 	if err != nil && failed == nil {
 		report.lose("some of what operators have said: %v", err)
 	}
+	return failed
+}
+
+func bringRegistrations(from, to *Store, report *Report) error {
+	lost := func(err error) { report.lose("some of the registrations: %v", err) }
+	there := false // not in the store of an older lb
+	err := from.run(`SELECT 1 FROM sqlite_schema WHERE name = 'registrations'`, func(*sqlite3.Stmt) bool { there = true; return true })
+	if err != nil {
+		lost(err)
+	}
+	if !there {
+		return nil
+	}
+	var failed error
+	from.walk(`SELECT id, pool, instance, state, seen, gone, document FROM registrations WHERE id >= ? ORDER BY id`, func(row *sqlite3.Stmt) bool {
+		if failed != nil {
+			return true
+		}
+		report.Registrations++
+		failed = to.putRegistration(scanRegistration(row))
+		return true
+	}, func(_, _ int64, err error) { lost(err) })
 	return failed
 }
 

@@ -39,6 +39,16 @@ var migrations = []string{
 		name  TEXT PRIMARY KEY,
 		value BLOB NOT NULL
 	) STRICT, WITHOUT ROWID;` + journalTables + journalIndexes,
+	`CREATE TABLE registrations (
+		id       INTEGER PRIMARY KEY,
+		pool     TEXT NOT NULL,
+		instance TEXT NOT NULL,
+		state    TEXT NOT NULL,
+		seen     INTEGER NOT NULL,
+		gone     INTEGER NOT NULL,
+		document BLOB NOT NULL,
+		UNIQUE (pool, instance)
+	) STRICT;`,
 }
 
 // The journal's tables and indexes stand by themselves because repair makes them

@@ -1,5 +1,6 @@
 // Package store keeps what must outlive the process in one SQLite file: what
-// operators have said about backends, and who did what and when.
+// operators have said about backends, which instances have registered, the
+// writes that are not delivered yet, and who did what and when.
 package store
 
 import (
