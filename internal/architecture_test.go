@@ -70,8 +70,8 @@ func (h *house) rules() []rule {
 			under("github.com/spf13/viper", "gopkg.in/yaml.v2", "gopkg.in/yaml.v3", "go.yaml.in/yaml"), only("internal/config/load"),
 		},
 		{
-			"only internal/app and the commands read config structs",
-			under(module + "/internal/config"), only("internal/config/load", "internal/app", "cmd/lb"),
+			"only internal/app, the commands and who decides about registrations read config structs",
+			under(module + "/internal/config"), only("internal/config/load", "internal/registration", "internal/app", "cmd/lb"),
 		},
 		{
 			"decisions know no net/http",

@@ -21,8 +21,8 @@ func checkCommand() *cobra.Command {
 		Use:   "check",
 		Short: "Say what a configuration means, or everything that is wrong with it",
 		Long: `Validate and compile a configuration without dialling or binding anything, and
-print its listeners, its routes in the order in which they match, and its pools.
-Every problem is reported at once, with its place and what to write instead.`,
+print its listeners, its routes in the order in which they match, its pools, and
+who may register. Every problem is reported at once, with its place and what to write instead.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, warnings, err := load.File(file, load.Options{})
@@ -66,17 +66,86 @@ func describe(out io.Writer, c *config.Config) error {
 		r := c.Routes[i]
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", r.Name, orAny(r.Match.Hosts), orAny(r.Match.Methods), pathOf(r.Match), does(r))
 	}
-	fmt.Fprintln(w, "\nPOOL\tPOLICY\tBACKEND\tADDRESS\tWEIGHT\tHEALTH\tBREAKER")
+	fmt.Fprintln(w, "\nPOOL\tPOLICY\tBACKEND\tADDRESS\tWEIGHT\tHEALTH\tBREAKER\tLIMITS\tQUEUE")
 	for _, p := range c.Pools {
-		check, breaker := checkOf(p.Health), onOff(p.Breaker != nil)
+		policy := policyOf(p.Policy)
+		rest := fmt.Sprintf("%s\t%s\t%s\t%s", checkOf(p.Health), onOff(p.Breaker != nil), limitsOf(p.Limits), queueOf(p.Limits.Queue))
 		if len(p.Backends) == 0 {
-			fmt.Fprintf(w, "%s\t%s\t(none)\t\t\t%s\t%s\n", p.Name, p.Policy.Name, check, breaker)
+			fmt.Fprintf(w, "%s\t%s\t(none)\t\t\t%s\n", p.Name, policy, rest)
 		}
 		for _, b := range p.Backends {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", p.Name, p.Policy.Name, b.ID, b.Address, b.Weight, check, breaker)
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\n", p.Name, policy, b.ID, b.Address, b.Weight, rest)
 		}
 	}
+	if r := c.Registration; r.Enabled {
+		fmt.Fprintln(w, "\nREGISTRATION\tTTL\tALLOWED\tMAX-INSTANCES\tMAX-POOLS\tLIMITS\tQUEUE")
+		fmt.Fprintf(w, "into %s\t%s\t%s\t%d\t%d\t%s\t%s\n", strings.Join(registrable(c), ", "), r.TTL, orNone(r.Allow),
+			r.MaxInstances, r.MaxPools, limitsOf(r.Limits), queueOf(r.Limits.Queue))
+	}
 	return w.Flush()
+}
+
+// policyOf writes a policy with its settings: hash(header:X-User, bounded_load
+// 1.25).
+func policyOf(p config.Policy) string {
+	var settings []string
+	if p.Key != "" {
+		settings = append(settings, p.Key)
+	}
+	if p.BoundedLoad != 0 {
+		settings = append(settings, fmt.Sprintf("bounded_load %v", p.BoundedLoad))
+	}
+	if p.Score != "" {
+		settings = append(settings, scoreOf(p.Score))
+	}
+	if len(settings) == 0 {
+		return p.Name
+	}
+	return fmt.Sprintf("%s(%s)", p.Name, strings.Join(settings, ", "))
+}
+
+// scoreOf writes an expression on one line, and cuts it where it would make the
+// table too wide.
+func scoreOf(score string) string {
+	const most = 60
+	text := []rune(visible(strings.Join(strings.Fields(score), " ")))
+	if len(text) > most {
+		text = append(text[:most-1], '…')
+	}
+	return string(text)
+}
+
+func limitsOf(l config.Limits) string {
+	var words []string
+	if l.PerBackend > 0 {
+		words = append(words, fmt.Sprintf("%d a backend", l.PerBackend))
+	}
+	if l.Total > 0 {
+		words = append(words, fmt.Sprintf("%d in all", l.Total))
+	}
+	if len(words) == 0 {
+		return "off"
+	}
+	return strings.Join(words, ", ")
+}
+
+func queueOf(q config.Queue) string {
+	if q.Limit == 0 {
+		return "off"
+	}
+	return fmt.Sprintf("%d for %s", q.Limit, q.Timeout)
+}
+
+// registrable names the pools that backends may register into, those that they
+// make last.
+func registrable(c *config.Config) []string {
+	var names []string
+	for _, p := range c.Pools {
+		if p.Registration {
+			names = append(names, p.Name)
+		}
+	}
+	return append(names, "new pools at "+c.Registration.RoutePrefix+"…")
 }
 
 // checkOf says what asks a pool's backends how they are, and how often.
@@ -108,6 +177,13 @@ func onOff(on bool) string {
 func orAny(words []string) string {
 	if len(words) == 0 {
 		return "any"
+	}
+	return strings.Join(words, ",")
+}
+
+func orNone(words []string) string {
+	if len(words) == 0 {
+		return "none"
 	}
 	return strings.Join(words, ",")
 }

@@ -18,10 +18,18 @@ func printInstances(out io.Writer, all []admin.Instance) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "INSTANCE\tPOOL\tADDRESS\tSTATE\tIN-FLIGHT\tWEIGHT\tSOURCE\tREASON")
 	for _, i := range all {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\n", cell(i.ID), cell(i.Pool), cell(i.Address), cell(i.State),
-			i.InFlight, i.Weight, cell(i.Source), cell(strings.Join(i.Reasons, "; ")))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", cell(i.ID), cell(i.Pool), cell(i.Address), cell(i.State),
+			busy(i), i.Weight, cell(i.Source), cell(strings.Join(i.Reasons, "; ")))
 	}
 	return w.Flush()
+}
+
+// busy says how much is in flight, and of how much where there is a limit.
+func busy(i admin.Instance) string {
+	if i.Limit == 0 {
+		return fmt.Sprint(i.InFlight)
+	}
+	return fmt.Sprintf("%d/%d", i.InFlight, i.Limit)
 }
 
 // cell returns the text of one column; an empty one would shift the others for
@@ -35,7 +43,7 @@ func cell(s string) string {
 
 // summary says in one line how a backend is.
 func summary(i admin.Instance) string {
-	return fmt.Sprintf("%s: %s, %d in flight", name(i), visible(i.State), i.InFlight)
+	return fmt.Sprintf("%s: %s, %s in flight", name(i), visible(i.State), busy(i))
 }
 
 func name(i admin.Instance) string { return fmt.Sprintf("%s (%s)", visible(i.ID), visible(i.Pool)) }

@@ -18,7 +18,7 @@ func salvageCommand() *cobra.Command {
 		Short: "Write what can be read of a damaged storage file into a new one",
 		Long: `Write what can be read of the damaged storage file OLD into NEW, which must not
 exist: the writes that are not delivered everywhere, what operators have said,
-and the audit trail. Stop lb before; OLD stays as it is.
+who has registered, and the audit trail. Stop lb before; OLD stays as it is.
 
 Then compare what is listed as lost with your backends, put NEW in the place of
 OLD, and start lb: lb fanout list --state parked shows the writes of which a
@@ -45,8 +45,8 @@ part is missing.`,
 }
 
 func printReport(w io.Writer, to string, r store.Report) error {
-	_, err := fmt.Fprintf(w, "%s has\n  %d writes to deliver\n  %d parked writes, %d of them damaged\n  %d words of operators\n  %d audit records\n",
-		to, r.Writes, r.Parked, r.Damaged, r.Operator, r.Audit)
+	_, err := fmt.Fprintf(w, "%s has\n  %d writes to deliver\n  %d parked writes, %d of them damaged\n  %d words of operators\n  %d registrations\n  %d audit records\n",
+		to, r.Writes, r.Parked, r.Damaged, r.Operator, r.Registrations, r.Audit)
 	if err == nil && len(r.Lost) > 0 {
 		_, err = fmt.Fprintln(w, "lost:")
 	}

@@ -91,7 +91,7 @@ func serve(ctx context.Context, source string, c *config.Config, warnings []conf
 		return err
 	}
 	a, err := app.New(ctx, app.Options{
-		Config: c, Effective: effective, AdminToken: adminToken(c),
+		Config: c, Effective: effective, AdminToken: token(c.Admin.TokenEnv), RegistrationToken: token(c.Registration.TokenEnv),
 		Logs: logs, Hurry: hurry, Version: version, Commit: revision(),
 	})
 	if err != nil {
@@ -107,11 +107,11 @@ func serve(ctx context.Context, source string, c *config.Config, warnings []conf
 	return a.Run(ctx)
 }
 
-// adminToken reads the token that the configuration names; a valid one names a
-// variable that is set, or none.
-func adminToken(c *config.Config) string {
-	if c.Admin.TokenEnv == "" {
+// token reads the token in the environment variable of that name; a valid
+// configuration names one that is set, or none.
+func token(name string) string {
+	if name == "" {
 		return ""
 	}
-	return strings.TrimSpace(os.Getenv(c.Admin.TokenEnv))
+	return strings.TrimSpace(os.Getenv(name))
 }

@@ -37,7 +37,10 @@ type Options struct {
 	Effective []byte
 	// AdminToken is the bearer token; empty only where config allows it.
 	AdminToken string
-	Logs       *Logs
+	// RegistrationToken is good for registering and unregistering alone; empty:
+	// there is none.
+	RegistrationToken string
+	Logs              *Logs
 	// Hurry, when it is closed, ends the waits of a stop: nil never does.
 	Hurry <-chan struct{}
 	// Version and Commit say which lb this is.
@@ -51,15 +54,18 @@ type App struct {
 	log     *zap.Logger
 	metrics *metrics.Registry
 
-	registry *registry
-	decider  *exchange.Decider
-	fanout   *fanout.Engine
-	front    *front.Front
-	store    *store.Store
-	journal  *store.Journal // nil when nothing is kept
-	damaged  error          // why the storage cannot be used, if it was there
+	registry  *registry
+	blueprint *blueprint
+	decider   *exchange.Decider
+	fanout    *fanout.Engine
+	front     *front.Front
+	store     *store.Store
+	journal   *store.Journal // nil when nothing is kept
+	damaged   error          // why the storage cannot be used, if it was there
 
-	operating chan struct{} // one operator's change at a time: full during one
+	operating  chan struct{}                    // one change at a time: full during one
+	words      map[identity]store.OperatorState // of operators, for backends that are there or not
+	registered *registrations                   // nil where registration is not enabled
 
 	servers []*server // in the order they were bound
 	ready   atomic.Bool
@@ -81,7 +87,7 @@ var ErrStorage = errors.New("cannot open the storage")
 func New(ctx context.Context, o Options) (_ *App, err error) {
 	a := &App{
 		config: o.Config, options: o, log: o.Logs.Main, metrics: metrics.New(o.Version, o.Commit),
-		operating: make(chan struct{}, 1),
+		operating: make(chan struct{}, 1), words: make(map[identity]store.OperatorState),
 	}
 	defer func() {
 		if err != nil {
@@ -95,8 +101,16 @@ func New(ctx context.Context, o Options) (_ *App, err error) {
 	if a.registry, err = newRegistry(o.Config, a.metrics, a.stateChanged); err != nil {
 		return nil, err
 	}
+	if a.blueprint, err = compile(o.Config, a.registry, a.metrics); err != nil {
+		return nil, err
+	}
 	const generation = 1
-	a.decider = exchange.NewDecider(compile(o.Config, generation, a.registry, a.metrics), o.Logs.access.write)
+	if err = a.openRegistrations(ctx); err != nil {
+		return nil, err
+	}
+	if err = a.publish(generation); err != nil {
+		return nil, err
+	}
 	deliveries.Plans, deliveries.Events = a.keptPlan, newFanoutEvents(a)
 	deliveries.Sender = fanout.NewHTTPSender(&a.registry.transports)
 	a.fanout = fanout.New(deliveries)
@@ -104,8 +118,8 @@ func New(ctx context.Context, o Options) (_ *App, err error) {
 		Decider: a.decider, Fanout: a.fanout, Metrics: a.metrics.Handler(),
 		Proxy: proxy.New(a.decider, &a.registry.transports, netLog(a.log)),
 	}
-	a.metrics.SetGeneration(generation)
 	a.metrics.SetBackends(backend.States, a.backendSamples)
+	a.metrics.SetPools(a.poolSamples)
 	a.metrics.SetFanout(a.fanoutSamples)
 	a.metrics.SetStorage(a.storageUp)
 	if err = a.restore(ctx); err != nil {
@@ -175,11 +189,16 @@ func (a *App) Bind(ctx context.Context) (err error) {
 		if err != nil {
 			return err
 		}
-		h := admin.New(admin.Options{
+		o := admin.Options{
 			Token: a.options.AdminToken, Hosts: a.config.Admin.Hosts, Logger: a.log.Sugar().Infow,
-		}, a, a, a.metrics.Handler())
+		}
+		if a.registered != nil {
+			o.Registrar, o.RegistrationToken = a, a.options.RegistrationToken
+		}
+		h := admin.New(o, a, a, a.metrics.Handler())
 		a.servers = append(a.servers, &server{name: "admin", Listener: l, http: smallServer(h, logger)})
 	}
+	a.guardOwnSockets()
 	return nil
 }
 
@@ -249,6 +268,8 @@ func (a *App) Run(ctx context.Context) error {
 	var fanoutErr error
 	background.Go(func() { fanoutErr = a.fanout.Run(work) })
 	a.startProbes(work, &background)
+	background.Go(func() { a.runRegistrations(work) })
+	background.Go(func() { a.tick(work) })
 	a.serve(failed, func(s *server) bool { return s.data == nil })
 	a.firstRound(ctx)
 	a.serve(failed, func(s *server) bool { return s.data != nil })
@@ -264,6 +285,23 @@ func (a *App) Run(ctx context.Context) error {
 	a.stop(stopWork)
 	background.Wait()
 	return errors.Join(err, fanoutErr)
+}
+
+// tick has the pools keep what their pickers read up to date, each second,
+// until ctx ends.
+func (a *App) tick(ctx context.Context) {
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-ticker.C:
+			for _, s := range a.registry.all() {
+				s.Tick(now)
+			}
+		}
+	}
 }
 
 // serve begins to accept on the sockets that are chosen.
@@ -373,7 +411,7 @@ func (a *App) stateChanged(c pool.Change) {
 		return
 	}
 	word := c.To.Word()
-	if f := a.registry.backends[c.Backend]; word != c.From.Word() {
+	if f := a.registry.fixture(c.Backend); f != nil && word != c.From.Word() {
 		f.changes[slices.Index(backend.States, word)].Inc()
 	}
 	fields := []zap.Field{

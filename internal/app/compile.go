@@ -3,36 +3,43 @@ package app
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"lb/internal/backend"
+	"lb/internal/balance"
 	"lb/internal/config"
 	"lb/internal/exchange"
 	"lb/internal/fanout"
 	"lb/internal/metrics"
-	"lb/internal/pool"
 	"lb/internal/route"
 )
 
-// compile turns the routes of a valid configuration into a snapshot.
-func compile(c *config.Config, generation uint64, r *registry, m *metrics.Registry) *exchange.Snapshot {
-	s := &exchange.Snapshot{
-		Generation: generation,
-		Table:      matchTable(c),
-		Unrouted:   m.Route("", ""),
-	}
+// blueprint is the compiled configuration of the data plane, without the routes
+// of the pools that registration makes.
+type blueprint struct {
+	rules    []route.Rule
+	routes   []exchange.Route
+	unrouted *metrics.Route
+}
+
+// compile turns the routes of a valid configuration into a blueprint.
+func compile(c *config.Config, r *registry, m *metrics.Registry) (*blueprint, error) {
+	p := &blueprint{rules: matchRules(c), unrouted: m.Route("", "")}
 	for _, rc := range c.Routes {
 		rt := exchange.Route{Name: rc.Name, Required: rc.Required}
 		switch {
 		case rc.Proxy != nil:
-			rt.Action, rt.Pool = exchange.Proxy, r.byName[rc.Proxy.Pool]
-			rt.Timeout, rt.Retry = rc.Proxy.Timeout.D(), retryPolicy(rc.Proxy.Retry)
-			rt.Retries = m.Retries(rt.Pool.Name, exchange.RetryOutcomes)
+			var err error
+			if rt, err = proxied(rt, rc.Proxy, r.pool(rc.Proxy.Pool), m); err != nil {
+				return nil, fmt.Errorf("route %s: %w", rc.Name, err)
+			}
 		case rc.Fanout != nil:
-			rt.Action, rt.Pool = exchange.Fanout, r.byName[rc.Fanout.Pool]
-			rt.Plan = plan(rc.Name, rc.Fanout, members{rt.Pool, r.lagging[rt.Pool.Name].After.D()})
+			to := r.pool(rc.Fanout.Pool)
+			rt.Action, rt.Pool = exchange.Fanout, to.Pool
+			rt.Plan = plan(rc.Name, rc.Fanout, members{to, r})
 		case rc.Metrics:
 			rt.Action = exchange.Metrics
 		default:
@@ -43,13 +50,47 @@ func compile(c *config.Config, generation uint64, r *registry, m *metrics.Regist
 			poolName = rt.Pool.Name
 		}
 		rt.Instruments = m.Route(rc.Name, poolName)
-		s.Routes = append(s.Routes, rt)
+		p.routes = append(p.routes, rt)
 	}
-	return s
+	return p, nil
 }
 
-// matchTable compiles the match rules of the routes, in their order.
-func matchTable(c *config.Config) *route.Table {
+// snapshot adds to the blueprint a route for each pool that registration made,
+// at prefix and its name.
+func (p *blueprint) snapshot(generation uint64, prefix string, made []*site, m *metrics.Registry) (*exchange.Snapshot, error) {
+	rules, routes := slices.Clip(p.rules), slices.Clip(p.routes)
+	for _, s := range made {
+		at := prefix + s.Name
+		var c config.Proxy
+		c.SetDefaults()
+		rt, err := proxied(exchange.Route{Name: at, Strip: at, Procedure: true}, &c, s, m)
+		if err != nil {
+			return nil, fmt.Errorf("pool %s: %w", s.Name, err)
+		}
+		rt.Instruments = m.Route(at, s.Name)
+		rules, routes = append(rules, route.Rule{PathPrefix: at}), append(routes, rt)
+	}
+	return &exchange.Snapshot{Generation: generation, Table: route.Compile(rules), Routes: routes, Unrouted: p.unrouted}, nil
+}
+
+// proxied completes a route that sends each request to one backend of s.
+func proxied(rt exchange.Route, c *config.Proxy, s *site, m *metrics.Registry) (exchange.Route, error) {
+	rt.Action, rt.Pool = exchange.Proxy, s.Pool
+	rt.Timeout, rt.Retry = c.Timeout.D(), retryPolicy(c.Retry)
+	rt.Retries = m.Retries(s.Name, exchange.RetryOutcomes)
+	rt.Refused, rt.QueueWait = m.Refused(s.Name, exchange.RefusedCodes), m.QueueWait(s.Name)
+	var err error
+	switch policy, _ := balance.Find(s.config.Policy.Name); {
+	case policy.ByClient:
+		rt.Key = exchange.ClientKey
+	case policy.Keyed:
+		rt.Key, err = exchange.ParseKeySource(s.config.Policy.Key)
+	}
+	return rt, err
+}
+
+// matchRules returns the match rules of the routes, in their order.
+func matchRules(c *config.Config) []route.Rule {
 	rules := make([]route.Rule, 0, len(c.Routes))
 	for _, rc := range c.Routes {
 		rule := route.Rule{Methods: rc.Match.Methods, Path: rc.Match.Path, PathPrefix: rc.Match.PathPrefix}
@@ -58,7 +99,7 @@ func matchTable(c *config.Config) *route.Table {
 		}
 		rules = append(rules, rule)
 	}
-	return route.Compile(rules)
+	return rules
 }
 
 func retryPolicy(c config.Retry) exchange.RetryPolicy {
@@ -96,13 +137,20 @@ func listenerOf(c config.Listener) (*exchange.Listener, error) {
 
 // members shows a pool to the fan-out carrier.
 type members struct {
-	*pool.Pool
-	laggingAfter time.Duration
+	*site
+	registry *registry
 }
 
 func (m members) Name() string                { return m.Pool.Name }
-func (m members) Members() []*backend.Backend { return m.Pool.Members().All }
-func (m members) LaggingAfter() time.Duration { return m.laggingAfter }
+func (m members) Members() []*backend.Backend { return m.Pool.Members().Present() }
+func (m members) LaggingAfter() time.Duration { return m.config.Lagging.After.D() }
+
+func (m members) Member(id string) *backend.Backend {
+	if b := m.member(id); b != nil {
+		return b
+	}
+	return m.registry.away(m.Pool.Name, id)
+}
 
 func plan(name string, c *config.Fanout, p members) *fanout.Plan {
 	return &fanout.Plan{
@@ -140,14 +188,14 @@ func (a *App) keptPlan(route, poolName string) *fanout.Plan {
 			return p
 		}
 	}
-	p := a.registry.byName[poolName]
-	if p == nil {
+	s := a.registry.pool(poolName)
+	if s == nil {
 		return nil
 	}
 	var defaults config.Fanout
 	defaults.SetDefaults()
-	return plan(route, &defaults, members{p, a.registry.lagging[poolName].After.D()})
+	return plan(route, &defaults, members{s, a.registry})
 }
 
 // MatchOrder returns the places of the routes in the order in which they match.
-func MatchOrder(c *config.Config) []int { return matchTable(c).Order() }
+func MatchOrder(c *config.Config) []int { return route.Compile(matchRules(c)).Order() }

@@ -145,7 +145,7 @@ func (a *accessLog) write(x *exchange.Exchange) {
 		zap.String("pool", poolName),
 		zap.String("backend", backend),
 		zap.Int("attempts", x.Attempts),
-		zap.Float64("queue_ms", 0),
+		zap.Float64("queue_ms", float64(x.Queued.Microseconds())/1000),
 		zap.Uint64("generation", x.Snapshot.Generation),
 		zap.String("code", string(code)),
 	}
@@ -162,8 +162,8 @@ func codeOf(x *exchange.Exchange) outcome.Code {
 		return outcome.ClientClosed
 	case x.Failure != nil:
 		return x.Failure.Code
-	case x.Outcome.Class == outcome.Cut:
-		return outcome.CodeOf(outcome.Cut)
+	case x.Outcome.Class == outcome.Cut, x.Outcome.Class == outcome.Withdrawn:
+		return outcome.CodeOf(x.Outcome.Class)
 	}
 	return ""
 }

@@ -29,11 +29,11 @@ func (a *App) Config() ([]byte, error) { return a.options.Effective, nil }
 // eligible backend.
 func (a *App) Health() admin.Health {
 	h := admin.Health{Status: admin.StatusOK}
-	for _, p := range a.registry.pools {
+	for _, p := range a.registry.all() {
 		m := p.Members()
 		ph := admin.PoolHealth{Name: p.Name, Eligible: len(m.Eligible)}
 		for _, b := range m.All {
-			ph.Backends = append(ph.Backends, a.backendHealth(p, b))
+			ph.Backends = append(ph.Backends, a.backendHealth(p.Pool, b))
 		}
 		h.Pools = append(h.Pools, ph)
 	}
@@ -54,8 +54,8 @@ func (a *App) backendHealth(p *pool.Pool, b *backend.Backend) admin.BackendHealt
 	if quantiles, n := b.Heads.Quantiles(now, .5, .99); n > 0 {
 		h.P50, h.P99 = milliseconds(quantiles[0]), milliseconds(quantiles[1])
 	}
-	if loop := a.registry.backends[b].loop; loop != nil {
-		probes := loop.State()
+	if f := a.registry.fixture(b); f != nil && f.loop != nil {
+		probes := f.loop.State()
 		h.ConsecutiveOK, h.ConsecutiveFail = probes.ConsecutiveOK, probes.ConsecutiveFail
 		h.LastError = probes.LastError
 		if !probes.LastProbe.IsZero() {
@@ -70,9 +70,9 @@ func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 
 // Instances reports every backend of every pool.
 func (a *App) Instances() []admin.Instance {
 	var all []admin.Instance
-	for _, p := range a.registry.pools {
+	for _, p := range a.registry.all() {
 		for _, b := range p.Members().All {
-			all = append(all, a.instance(p, b))
+			all = append(all, a.instance(p.Pool, b))
 		}
 	}
 	return all
@@ -82,17 +82,36 @@ func (a *App) instance(p *pool.Pool, b *backend.Backend) admin.Instance {
 	status := p.Status(b)
 	return admin.Instance{
 		ID: b.ID, Pool: p.Name, Address: b.Address, Source: b.Source, Weight: b.Weight(), InFlight: b.InFlight(),
-		State: status.State.Word(), Eligible: status.State.Eligible(), Reasons: status.Reasons,
+		Limit: b.Limit(), Queued: status.Queued, EWMA: milliseconds(time.Duration(b.Speed.Average())),
+		State: status.State.Word(), Eligible: status.State.Eligible(), Reasons: status.Reasons, Labels: b.Labels(),
+		ExpiresAt: a.registry.fixture(b).expires.Load(),
 	}
+}
+
+func (a *App) poolSamples() []metrics.PoolSample {
+	var all []metrics.PoolSample
+	for _, s := range a.registry.all() {
+		sample := metrics.PoolSample{Pool: s.Name, Queued: s.Depth(), Registered: -1}
+		if s.made || s.config.Registration {
+			sample.Registered = 0
+			for _, b := range s.Members().Present() {
+				if b.Source == sourceRegistration {
+					sample.Registered++
+				}
+			}
+		}
+		all = append(all, sample)
+	}
+	return all
 }
 
 func (a *App) backendSamples() []metrics.BackendSample {
 	var all []metrics.BackendSample
-	for _, p := range a.registry.pools {
+	for _, p := range a.registry.all() {
 		for _, b := range p.Members().All {
 			status := p.Status(b)
 			sample := metrics.BackendSample{
-				Pool: p.Name, Backend: b.ID, State: status.State.Word(), InFlight: b.InFlight(), Breaker: -1,
+				Pool: p.Name, Backend: b.ID, State: status.State.Word(), InFlight: b.InFlight(), Limit: b.Limit(), Breaker: -1,
 			}
 			if status.Breaker != "" {
 				sample.Breaker = status.BreakerNumber
@@ -129,7 +148,11 @@ func newFanoutEvents(a *App) *fanoutEvents {
 
 // Attempt notes how one attempt of a delivery ended.
 func (e *fanoutEvents) Attempt(_ *fanout.Plan, b *backend.Backend, o outcome.Outcome, succeeded bool) {
-	m := e.app.registry.backends[b].delivery
+	f := e.app.registry.fixture(b)
+	if f == nil || f.delivery == nil {
+		return // it is forgotten, and this attempt was under way all the while
+	}
+	m := f.delivery
 	m.Attempt(int(o.Class))
 	switch {
 	case succeeded:
@@ -172,14 +195,14 @@ func settlementFields(s fanout.Settlement) []zap.Field {
 
 // Lagging notes that a backend has fallen behind on its deliveries, or caught up.
 func (e *fanoutEvents) Lagging(poolName string, b *backend.Backend, lagging bool, reason string) {
-	word := backend.InSync
+	s, word := e.app.registry.pool(poolName), backend.InSync
 	switch {
-	case lagging && e.app.registry.lagging[poolName].Exclude:
+	case lagging && s.config.Lagging.Exclude:
 		word = backend.LaggingExcluded
 	case lagging:
 		word = backend.Lagging
 	}
-	e.app.registry.byName[poolName].SetSync(b, word, reason)
+	s.SetSync(b, word, reason)
 }
 
 // Decided notes how long a write took from admission to its end.

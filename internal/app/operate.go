@@ -49,6 +49,7 @@ func (a *App) SetAdmin(ctx context.Context, c admin.Change) (admin.Instance, err
 	if err != nil {
 		return admin.Instance{}, unchanged(err)
 	}
+	a.words[identity{p.Name, b.ID}] = kept
 	a.setAdmin(p, b, word, fmt.Sprintf("%s, said by %s", c.To, c.By))
 	return a.instance(p, b), nil
 }
@@ -79,13 +80,21 @@ func unchanged(err error) error {
 // setAdmin puts an operator's word into effect. Who comes out of maintenance is
 // probed first, as at the start.
 func (a *App) setAdmin(p *pool.Pool, b *backend.Backend, word backend.Admin, reason string) {
-	f := a.registry.backends[b]
-	if b.State().Admin == backend.Maintenance && f.loop != nil {
-		f.loop.Forget() // it may not have noticed the maintenance, if a probe hangs
-		p.SetHealth(b, f.initial, "not probed since its maintenance")
+	if b.State().Admin == backend.Maintenance {
+		a.probeFirst(p, b, "not probed since its maintenance")
 	}
 	p.SetAdmin(b, word, reason)
-	if f.loop != nil {
+	if f := a.registry.fixture(b); f.loop != nil {
+		f.loop.Wake()
+	}
+}
+
+// probeFirst sends b, which was not probed for a while, back to before its first
+// probe.
+func (a *App) probeFirst(p *pool.Pool, b *backend.Backend, reason string) {
+	if f := a.registry.fixture(b); f.loop != nil {
+		f.loop.Forget() // it may not have noticed, if a probe hangs
+		p.SetHealth(b, f.initial, reason)
 		f.loop.Wake()
 	}
 }
@@ -98,28 +107,36 @@ func (a *App) restore(ctx context.Context) error {
 		return err
 	}
 	for _, s := range states {
-		word, known := adminWords[admin.Word(s.Word)]
-		if p, b, err := a.find(s.Pool, s.Backend); err == nil && known {
-			a.setAdmin(p, b, word, fmt.Sprintf("%s, said by %s at %s", s.Word, s.By, s.Since.UTC().Format(time.RFC3339)))
+		a.words[identity{s.Pool, s.Backend}] = s
+		if p, b, err := a.find(s.Pool, s.Backend); err == nil {
+			a.repeatWord(p, b)
 		}
 	}
 	return nil
 }
 
+// repeatWord puts into effect what operators said of b before it was there.
+func (a *App) repeatWord(p *pool.Pool, b *backend.Backend) {
+	s := a.words[identity{p.Name, b.ID}]
+	if word, known := adminWords[admin.Word(s.Word)]; known {
+		a.setAdmin(p, b, word, fmt.Sprintf("%s, said by %s at %s", s.Word, s.By, s.Since.UTC().Format(time.RFC3339)))
+	}
+}
+
 // find returns the backend with that id, in that pool unless poolName is empty.
 // Errors are as admin.Operator wants them.
 func (a *App) find(poolName, id string) (p *pool.Pool, b *backend.Backend, err error) {
-	if poolName != "" && a.registry.byName[poolName] == nil {
+	if poolName != "" && a.registry.pool(poolName) == nil {
 		return nil, nil, &outcome.Error{Code: outcome.InstanceNotFound, Detail: fmt.Sprintf("there is no pool %q", poolName)}
 	}
 	var pools []string
-	for _, candidate := range a.registry.pools {
+	for _, candidate := range a.registry.all() {
 		if poolName != "" && candidate.Name != poolName {
 			continue
 		}
 		for _, member := range candidate.Members().All {
 			if member.ID == id {
-				p, b = candidate, member
+				p, b = candidate.Pool, member
 				pools = append(pools, candidate.Name)
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"regexp"
 	"sync"
 
@@ -26,8 +27,9 @@ const (
 )
 
 // newLoop returns what probes b, whose fixture is f, as c says.
-func newLoop(f *fixture, b *backend.Backend, c *config.Health, m *metrics.Registry) (*probe.Loop, error) {
-	check, err := newCheck(c)
+// allow, unless it is nil, judges every address that they dial.
+func newLoop(f *fixture, b *backend.Backend, c *config.Health, m *metrics.Registry, allow func(netip.AddrPort) error) (*probe.Loop, error) {
+	check, err := newCheck(c, allow)
 	if err != nil {
 		return nil, err
 	}
@@ -41,7 +43,10 @@ func newLoop(f *fixture, b *backend.Backend, c *config.Health, m *metrics.Regist
 			Interval: c.Interval.D(), Timeout: c.Timeout.D(),
 			Rise: c.Rise, Fall: c.Fall, Initial: initialOf(c.Initial),
 		},
-		Paused: func() bool { return b.State().Admin == backend.Maintenance },
+		Paused: func() bool {
+			s := b.State()
+			return s.Admin == backend.Maintenance || s.Presence != backend.Present
+		},
 		Report: func(r probe.Result) {
 			switch {
 			case r.OK:
@@ -67,16 +72,16 @@ func newLoop(f *fixture, b *backend.Backend, c *config.Health, m *metrics.Regist
 	}), nil
 }
 
-func newCheck(c *config.Health) (probe.Check, error) {
+func newCheck(c *config.Health, allow func(netip.AddrPort) error) (probe.Check, error) {
 	switch c.Type {
 	case config.CheckTCP:
-		return probe.TCP{Port: c.Port}, nil
+		return probe.TCP{Port: c.Port, Allow: allow}, nil
 	case config.CheckGRPC:
-		return probe.GRPC{Service: c.Service, Port: c.Port}, nil
+		return probe.GRPC{Service: c.Service, Port: c.Port, Allow: allow}, nil
 	case config.CheckExec:
 		return probe.Exec{Command: c.Command}, nil
 	}
-	o := probe.HTTPOptions{Method: c.Method, Path: c.Path, Port: c.Port}
+	o := probe.HTTPOptions{Method: c.Method, Path: c.Path, Port: c.Port, Allow: allow}
 	for _, h := range c.Headers {
 		o.Fields = append(o.Fields, probe.Field{Name: h.Name, Value: h.Value})
 	}
@@ -118,9 +123,13 @@ func initialWord(word string) backend.Health {
 
 // startProbes starts probing; running is done when ctx has ended it.
 func (a *App) startProbes(ctx context.Context, running *sync.WaitGroup) {
-	for _, f := range a.registry.backends {
-		if f.loop != nil {
-			running.Go(func() { f.loop.Run(ctx) })
+	r := a.registry
+	r.mu.Lock()
+	r.probing = &probing{ctx, running}
+	r.mu.Unlock()
+	for _, s := range r.all() {
+		for _, b := range s.Members().All {
+			r.probe(r.fixture(b))
 		}
 	}
 }
@@ -129,15 +138,18 @@ func (a *App) startProbes(ctx context.Context, running *sync.WaitGroup) {
 // or ctx ends. No probe takes longer than its timeout.
 func (a *App) firstRound(ctx context.Context) {
 	waited := 0
-	for _, f := range a.registry.backends {
-		if f.loop == nil || f.initial != backend.HealthUnknown {
-			continue
-		}
-		waited++
-		select {
-		case <-f.loop.First():
-		case <-ctx.Done():
-			return
+	for _, s := range a.registry.all() {
+		for _, b := range s.Members().All {
+			f := a.registry.fixture(b)
+			if f.loop == nil || f.initial != backend.HealthUnknown || b.State().Presence != backend.Present {
+				continue
+			}
+			waited++
+			select {
+			case <-f.loop.First():
+			case <-ctx.Done():
+				return
+			}
 		}
 	}
 	if waited > 0 {

@@ -1,7 +1,12 @@
 package app
 
 import (
+	"context"
 	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"lb/internal/backend"
@@ -17,12 +22,31 @@ import (
 
 // registry holds what lives longer than a configuration: pools with their
 // backends, and for each backend its transport, its probes and its counters.
+// Whoever changes it holds App.operating; anybody may read it.
 type registry struct {
-	pools      []*pool.Pool // in config order
-	byName     map[string]*pool.Pool
-	lagging    map[string]config.Lagging // by pool
+	metrics    *metrics.Registry
+	onChange   func(pool.Change)
+	allow      func(netip.AddrPort) error // judges where registered backends are
 	transports transport.Set
-	backends   map[*backend.Backend]*fixture
+
+	mu       sync.RWMutex // guards what follows; what it points to guards itself
+	pools    []*site      // in config order, then in the order in which they were made
+	byName   map[string]*site
+	fixtures map[*backend.Backend]*fixture
+	absent   map[identity]*backend.Backend // those that left a pool and may come back
+	probing  *probing                      // nil until the daemon runs
+}
+
+// identity is the name of a backend in all pools.
+type identity struct{ pool, id string }
+
+// site is a pool and what belongs to it.
+type site struct {
+	*pool.Pool
+	config    config.Pool
+	made      bool // by registration
+	fanned    bool // some route fans out to it
+	transport transport.Settings
 }
 
 // fixture is what belongs to one backend beside its state.
@@ -30,24 +54,27 @@ type fixture struct {
 	pool     *pool.Pool
 	delivery *metrics.Delivery  // nil if no route fans out to it
 	changes  []*metrics.Counter // of its state, by backend.States
-	loop     *probe.Loop        // nil without active checks
-	initial  backend.Health     // its word before the first probe
+	check    *config.Health     // nil without active checks, and so is loop
+	loop     *probe.Loop
+	initial  backend.Health            // its word before the first probe
+	stop     context.CancelFunc        // ends the loop, once it runs
+	cut      bool                      // its connections were cut, and it makes no more
+	expires  atomic.Pointer[time.Time] // unless it registers again; nil for one that did not register
 }
 
-// close stops the pools' timers and closes idle connections.
-func (r *registry) close() {
-	for _, p := range r.pools {
-		p.Close()
-	}
-	r.transports.Close()
+// probing is what the probes run under.
+type probing struct {
+	ctx     context.Context
+	running *sync.WaitGroup
 }
 
 // newRegistry builds pools, backends, transports and probes of a valid
 // configuration. It starts nothing.
 func newRegistry(c *config.Config, m *metrics.Registry, onChange func(pool.Change)) (*registry, error) {
 	r := &registry{
-		byName: make(map[string]*pool.Pool), lagging: make(map[string]config.Lagging),
-		backends: make(map[*backend.Backend]*fixture),
+		metrics: m, onChange: onChange,
+		byName: make(map[string]*site), fixtures: make(map[*backend.Backend]*fixture),
+		absent: make(map[identity]*backend.Backend),
 	}
 	fanned := make(map[string]bool)
 	for _, rt := range c.Routes {
@@ -57,68 +84,253 @@ func newRegistry(c *config.Config, m *metrics.Registry, onChange func(pool.Chang
 	}
 	longest := longestWaits(c)
 	for _, pc := range c.Pools {
-		o := pool.Options{
-			Name: pc.Name, SlowStart: pc.SlowStart.D(), OnChange: onChange,
-			Budget: pool.NewBudget(pc.RetryBudget.Ratio, pc.RetryBudget.PerSecond),
-		}
-		if b := pc.Breaker; b != nil {
-			o.MaxOpenShare = b.MaxOpenShare
-			o.Breaker = &breaker.Settings{
-				Consecutive: b.Consecutive, Ratio: b.Ratio, MinRequests: b.MinRequests, Window: b.Window.D(),
-				Open: b.Open.D(), MaxOpen: b.MaxOpen.D(), HalfOpen: b.HalfOpen,
-			}
-		}
-		var err error
-		if o.Policy, err = balance.New(balance.Spec{Name: pc.Policy.Name, BoundedLoad: pc.Policy.BoundedLoad, Score: pc.Policy.Score}); err != nil {
-			return nil, fmt.Errorf("pool %s: %w", pc.Name, err)
-		}
-		r.lagging[pc.Name] = pc.Lagging
-		settings := transportSettings(pc.Transport, longest[pc.Name])
-		for _, bc := range pc.Backends {
-			b := &backend.Backend{
-				Pool: pc.Name, ID: bc.ID, Address: bc.Address, Source: "config",
-				Outcomes: m.Backend(pc.Name, bc.ID, outcome.Names[:]),
-			}
-			b.SetTraits(bc.Weight, bc.Labels)
-			f := &fixture{changes: m.StateChanges(pc.Name, bc.ID, backend.States)}
-			if fanned[pc.Name] {
-				f.delivery = m.Delivery(pc.Name, bc.ID, bc.Address, outcome.Names[:])
-			}
-			r.transports.Add(b, transport.New(b, settings))
-			r.backends[b] = f
-			o.Backends = append(o.Backends, b)
-		}
-		if err := r.addPool(o, pc.Health, m); err != nil {
+		s := &site{config: pc, fanned: fanned[pc.Name], transport: transportSettings(pc.Transport, longest[pc.Name])}
+		if err := r.addPool(s); err != nil {
 			return nil, err
 		}
 	}
 	return r, nil
 }
 
-// addPool makes the pool, and the probes of its backends. Before the first
-// probe they are what the configuration says.
-func (r *registry) addPool(o pool.Options, check *config.Health, m *metrics.Registry) error {
-	for _, b := range o.Backends {
-		if check != nil {
-			r.backends[b].initial = initialWord(check.Initial)
-			b.SetState(backend.State{Health: r.backends[b].initial})
+// addPool makes the pool of s with the backends of its configuration, and adds
+// both.
+func (r *registry) addPool(s *site) error {
+	o := pool.Options{
+		Name: s.config.Name, SlowStart: s.config.SlowStart.D(), OnChange: r.onChange,
+		Budget: pool.NewBudget(s.config.RetryBudget.Ratio, s.config.RetryBudget.PerSecond),
+		Limits: limitsOf(s.config.Limits),
+	}
+	if b := s.config.Breaker; b != nil {
+		o.MaxOpenShare = b.MaxOpenShare
+		o.Breaker = &breaker.Settings{
+			Consecutive: b.Consecutive, Ratio: b.Ratio, MinRequests: b.MinRequests, Window: b.Window.D(),
+			Open: b.Open.D(), MaxOpen: b.MaxOpen.D(), HalfOpen: b.HalfOpen,
 		}
 	}
-	p := pool.New(o)
-	for _, b := range o.Backends {
-		f := r.backends[b]
-		f.pool = p
-		if check == nil {
-			continue
-		}
-		var err error
-		if f.loop, err = newLoop(f, b, check, m); err != nil {
-			return fmt.Errorf("pool %s: health: %w", o.Name, err)
-		}
+	var err error
+	if o.Policy, err = policyOf(s.config.Policy); err != nil {
+		return fmt.Errorf("pool %s: %w", o.Name, err)
 	}
-	r.pools = append(r.pools, p)
-	r.byName[o.Name] = p
+	fixtures := make(map[*backend.Backend]*fixture)
+	for _, bc := range s.config.Backends {
+		b, f, err := r.newBackend(s, serverSpec{
+			id: bc.ID, address: bc.Address, source: sourceConfig, weight: bc.Weight, labels: bc.Labels,
+			limit: s.config.Limits.PerBackend, check: s.config.Health,
+		})
+		if err != nil {
+			return err
+		}
+		fixtures[b] = f
+		o.Backends = append(o.Backends, b)
+	}
+	s.Pool = pool.New(o)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for b, f := range fixtures {
+		f.pool = s.Pool
+		r.fixtures[b] = f
+	}
+	r.pools = append(r.pools, s)
+	r.byName[o.Name] = s
 	return nil
+}
+
+// dropPool takes a pool out that has no members any more.
+func (r *registry) dropPool(s *site) {
+	s.Close()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.byName, s.Name)
+	r.pools = slices.DeleteFunc(slices.Clone(r.pools), func(other *site) bool { return other == s })
+}
+
+// The values of Backend.Source.
+const (
+	sourceConfig       = "config"
+	sourceRegistration = "registration"
+)
+
+// serverSpec is what a backend is made of.
+type serverSpec struct {
+	id, address, source string
+	weight, limit       int
+	labels              map[string]string
+	check               *config.Health // nil: none
+}
+
+// newBackend makes a backend of s with its transport and its probes, which do
+// not run yet. Before the first probe it is what the check says.
+func (r *registry) newBackend(s *site, from serverSpec) (*backend.Backend, *fixture, error) {
+	name := s.config.Name
+	b := &backend.Backend{
+		Pool: name, ID: from.id, Address: from.address, Source: from.source,
+		Outcomes: r.metrics.Backend(name, from.id, outcome.Names[:]),
+	}
+	b.SetTraits(from.weight, from.labels)
+	b.SetLimit(from.limit)
+	f := &fixture{pool: s.Pool, changes: r.metrics.StateChanges(name, from.id, backend.States)}
+	if s.fanned {
+		f.delivery = r.metrics.Delivery(name, from.id, from.address, outcome.Names[:])
+	}
+	settings := s.transport
+	if from.source != sourceConfig {
+		settings.Allow = r.allow
+	}
+	if from.check != nil {
+		var err error
+		if f.loop, err = newLoop(f, b, from.check, r.metrics, settings.Allow); err != nil {
+			return nil, nil, fmt.Errorf("pool %s: health: %w", name, err)
+		}
+		f.check, f.initial = from.check, initialWord(from.check.Initial)
+		b.SetState(backend.State{Health: f.initial})
+	}
+	r.transports.Add(b, transport.New(b, settings))
+	return b, f, nil
+}
+
+// recheck gives b, a member of s, the active check c in place of the one it has.
+func (r *registry) recheck(s *site, b *backend.Backend, c *config.Health) error {
+	old := r.fixture(b)
+	f := &fixture{pool: old.pool, delivery: old.delivery, changes: old.changes}
+	if c != nil {
+		var err error
+		if f.loop, err = newLoop(f, b, c, r.metrics, r.allow); err != nil {
+			return fmt.Errorf("pool %s: health: %w", s.Name, err)
+		}
+		f.check, f.initial = c, initialWord(c.Initial)
+	}
+	if old.stop != nil {
+		old.stop()
+	}
+	f.expires.Store(old.expires.Load())
+	r.mu.Lock()
+	r.fixtures[b] = f
+	r.mu.Unlock()
+	s.SetHealth(b, f.initial, "not probed yet")
+	r.probe(f)
+	return nil
+}
+
+// join makes b, of which f is the rest, a member of its pool, the last in order.
+func (r *registry) join(s *site, b *backend.Backend, f *fixture) {
+	r.mu.Lock()
+	r.fixtures[b] = f
+	delete(r.absent, identity{s.Name, b.ID})
+	r.mu.Unlock()
+	s.Replace(append(slices.Clone(s.Members().All), b))
+	r.probe(f)
+}
+
+// leave takes b out of its pool. It may come back, and until it is forgotten
+// deliveries for it are kept.
+func (r *registry) leave(s *site, b *backend.Backend) {
+	f := r.fixture(b)
+	if f.stop != nil {
+		f.stop()
+		f.stop = nil
+	}
+	r.transports.For(b).Close()
+	s.Replace(slices.DeleteFunc(slices.Clone(s.Members().All), func(m *backend.Backend) bool { return m == b }))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.absent[identity{s.Name, b.ID}] = b
+}
+
+// keepAway notes that b, which is no member now, may come back.
+func (r *registry) keepAway(b *backend.Backend, f *fixture) {
+	b.SetState(backend.State{Health: f.initial, Presence: backend.Leaving})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.fixtures[b] = f
+	r.absent[identity{b.Pool, b.ID}] = b
+}
+
+// dismiss notes that b, which has left its pool, does not come back.
+func (r *registry) dismiss(b *backend.Backend) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if key := (identity{b.Pool, b.ID}); r.absent[key] == b {
+		delete(r.absent, key)
+	}
+}
+
+// forget drops what is kept of b, which was dismissed so long ago that nobody
+// holds it any more.
+func (r *registry) forget(b *backend.Backend) {
+	r.mu.Lock()
+	delete(r.fixtures, b)
+	r.mu.Unlock()
+	r.transports.Remove(b)
+}
+
+// probe starts the probes of f, if it has any and the daemon runs.
+func (r *registry) probe(f *fixture) {
+	r.mu.RLock()
+	p := r.probing
+	r.mu.RUnlock()
+	if p == nil || f.loop == nil || f.stop != nil {
+		return
+	}
+	ctx, stop := context.WithCancel(p.ctx)
+	loop := f.loop
+	f.stop = stop
+	p.running.Go(func() { loop.Run(ctx) })
+}
+
+// all returns the pools as they are now. The slice is not to be changed.
+func (r *registry) all() []*site {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.pools
+}
+
+// pool returns the pool of that name, nil if there is none.
+func (r *registry) pool(name string) *site {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.byName[name]
+}
+
+// fixture returns what belongs to b; it is there as long as b is a member, and
+// until it is forgotten.
+func (r *registry) fixture(b *backend.Backend) *fixture {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.fixtures[b]
+}
+
+// away returns the backend of that name that has left and may come back, nil
+// without one.
+func (r *registry) away(pool, id string) *backend.Backend {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.absent[identity{pool, id}]
+}
+
+// close stops the pools' timers and closes idle connections.
+func (r *registry) close() {
+	for _, s := range r.all() {
+		s.Close()
+	}
+	r.transports.Close()
+}
+
+// member returns the member of s with that id, nil if there is none.
+func (s *site) member(id string) *backend.Backend {
+	for _, b := range s.Members().All {
+		if b.ID == id {
+			return b
+		}
+	}
+	return nil
+}
+
+func policyOf(c config.Policy) (balance.Factory, error) {
+	return balance.New(balance.Spec{Name: c.Name, BoundedLoad: c.BoundedLoad, Score: c.Score})
+}
+
+func limitsOf(c config.Limits) pool.Limits {
+	return pool.Limits{Total: c.Total, Queue: c.Queue.Limit, Timeout: c.Queue.Timeout.D()}
 }
 
 func transportSettings(c config.Transport, longestWait time.Duration) transport.Settings {

@@ -45,9 +45,9 @@ register  any           POST     /register  all of users, ack quorum
 metrics   any           any      /metrics   metrics
 rest      any           any      /…         respond 404
 
-POOL   POLICY      BACKEND       ADDRESS       WEIGHT  HEALTH  BREAKER
-users  roundrobin  server1       server1:8080  1       off     off
-users  roundrobin  server2:8080  server2:8080  2       off     off
+POOL   POLICY      BACKEND       ADDRESS       WEIGHT  HEALTH  BREAKER  LIMITS  QUEUE
+users  roundrobin  server1       server1:8080  1       off     off      off     off
+users  roundrobin  server2:8080  server2:8080  2       off     off      off     off
 `, stdout)
 	require.Equal(t, "warning: pools[0].backends[1].weight (line 8): weights are ignored by the policy roundrobin\n", stderr)
 }
@@ -72,24 +72,24 @@ func TestBadConfiguration(t *testing.T) {
   - { name: public, address: ":8080", adress: x }
 pools:
   - name: users
-    policy: least_conn
+    policy: least_con
     backends: [{ address: "server1" }]
   - { name: users, backends: [] }
 routes:
   - name: login
     match: { path: /login }
     proxy: { pool: user, timeout: 5 }
-registration: { enabled: true }
+registration: { enabled: true, ttl: 90 }
 admin: { address: ":9901" }
 `)
 	const want = `lb: the configuration has 8 problems:
 listeners[0].adress (line 2): unknown key "adress"; did you mean "address"?
-pools[0].policy (line 5): policy "least_conn" is not supported yet; there is roundrobin
+pools[0].policy (line 5): no policy "least_con"; did you mean "least_conn"?
 pools[0].backends[0].address (line 6): "server1" has no port; write host:port
 pools[1].name (line 7): "users" is already the name of pools[0]; give it another name
 routes[0].proxy.timeout (line 11): expects a duration such as 250ms, not 5
 routes[0].proxy.pool (line 11): no pool "user"; did you mean "users"?
-registration (line 12): registration is not supported yet
+registration.ttl (line 12): expects a duration such as 250ms, not 90
 admin.address (line 13): ":9901" can be reached from other machines and there is no token; ` +
 		"set admin.token_env to the name of a variable that holds a token, or listen on 127.0.0.1:9901\n"
 	for _, command := range []string{"check", "serve", "healthcheck"} {

@@ -289,6 +289,8 @@ func TestInFlightStandsInTheList(t *testing.T) {
 	var all []admin.Instance
 	d.get(d.Admin+"/instances").json(t, &all)
 	require.Len(t, all, 1)
+	require.Positive(t, all[0].EWMA, "heads have come")
+	all[0].EWMA = 0
 	require.Equal(t, admin.Instance{
 		ID: "b1", Pool: "main", Address: address, Source: "config", Weight: 1,
 		InFlight: 3, State: "up", Eligible: true, Reasons: admin.List[string]{},

@@ -95,6 +95,24 @@ func (r *Registry) Retries(pool string, outcomes []string) []*Counter {
 	return once(r.retryOf, pool, func() []*Counter { return each(r.retries, outcomes, pool) })
 }
 
+// Refused returns the counters of a pool's requests that got no backend,
+// lb_refused_total{pool,code}, in the order of codes. Codes must be the same at
+// each call.
+func (r *Registry) Refused(pool string, codes []string) []*Counter {
+	pool = valid(pool)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return once(r.refusedOf, pool, func() []*Counter { return each(r.refused, codes, pool) })
+}
+
+// QueueWait returns the histogram lb_queue_wait_seconds{pool}.
+func (r *Registry) QueueWait(pool string) *Histogram {
+	pool = valid(pool)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return once(r.waitOf, pool, func() *Histogram { return &Histogram{r.queueWait.WithLabelValues(pool)} })
+}
+
 // StateChanges returns the counters of a backend's changes of state,
 // lb_backend_state_changes_total{pool,backend,state}, in the order of states.
 func (r *Registry) StateChanges(pool, backend string, states []string) []*Counter {

@@ -40,6 +40,8 @@ type Registry struct {
 	duration        *prometheus.HistogramVec
 	backendRequests *prometheus.CounterVec
 	retries         *prometheus.CounterVec
+	refused         *prometheus.CounterVec
+	queueWait       *prometheus.HistogramVec
 	changes         *prometheus.CounterVec
 	probes          *prometheus.CounterVec
 	attempts        *prometheus.CounterVec
@@ -54,12 +56,15 @@ type Registry struct {
 
 	backendSource atomic.Pointer[backendSource]
 	fanoutSource  atomic.Pointer[func() []FanoutSample]
+	poolSource    atomic.Pointer[func() []PoolSample]
 	storageUp     atomic.Pointer[func() bool]
 
 	mu         sync.Mutex // guards the maps
 	routes     map[[2]string]*Route
 	backends   map[[2]string]*Backend
 	retryOf    map[string][]*Counter
+	refusedOf  map[string][]*Counter
+	waitOf     map[string]*Histogram
 	deliveries map[deliveryKey]*Delivery
 	fanouts    map[string]*Histogram
 	settledOf  map[string]*Settled
@@ -98,6 +103,10 @@ func newOn(reg *prometheus.Registry, version, commit string) *Registry {
 			"Requests sent to a backend, by how they ended.", "pool", "backend", "outcome"),
 		retries: counter("lb_retries_total",
 			"Tries after the first, by what came of them.", "pool", "outcome"),
+		refused: counter("lb_refused_total",
+			"Requests that got no backend, by the code of their answer.", "pool", "code"),
+		queueWait: histogram("lb_queue_wait_seconds",
+			"Time that requests waited in a pool's queue, those included that left it without a slot.", durationBuckets, "pool"),
 		changes: counter("lb_backend_state_changes_total",
 			"Changes of a backend's state, by the state that it came into.", "pool", "backend", "state"),
 		probes: counter("lb_probes_total",
@@ -124,6 +133,8 @@ func newOn(reg *prometheus.Registry, version, commit string) *Registry {
 		routes:     map[[2]string]*Route{},
 		backends:   map[[2]string]*Backend{},
 		retryOf:    map[string][]*Counter{},
+		refusedOf:  map[string][]*Counter{},
+		waitOf:     map[string]*Histogram{},
 		deliveries: map[deliveryKey]*Delivery{},
 		fanouts:    map[string]*Histogram{},
 		settledOf:  map[string]*Settled{},
@@ -135,6 +146,7 @@ func newOn(reg *prometheus.Registry, version, commit string) *Registry {
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		backendCollector{r},
+		poolCollector{r},
 		fanoutCollector{r},
 		storageCollector{r},
 	)
@@ -174,6 +186,24 @@ func (r *Registry) Forget(pool, backend string) {
 		r.domainSuccess.DeleteLabelValues(domain)
 		r.domainFailed.DeleteLabelValues(domain)
 	}
+}
+
+// ForgetPool drops the series of a pool that is gone for good, and those of the
+// route that served it alone. The series of its backends go by Forget.
+func (r *Registry) ForgetPool(pool, route string) {
+	pool, route = valid(pool), valid(route)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.routes, [2]string{route, pool})
+	delete(r.retryOf, pool)
+	delete(r.refusedOf, pool)
+	delete(r.waitOf, pool)
+	gone := prometheus.Labels{"pool": pool}
+	r.requests.DeletePartialMatch(gone)
+	r.duration.DeleteLabelValues(route)
+	r.retries.DeletePartialMatch(gone)
+	r.refused.DeletePartialMatch(gone)
+	r.queueWait.DeletePartialMatch(gone)
 }
 
 // Counter is a number that only grows.

@@ -56,7 +56,12 @@ func full(t *testing.T) *Registry {
 	s.Skipped()
 	r.SetGeneration(7)
 	r.SetBackends([]string{"up", "ejected"}, func() []BackendSample {
-		return []BackendSample{{Pool: "users", Backend: "server1", State: "ejected", InFlight: 3}}
+		return []BackendSample{{Pool: "users", Backend: "server1", State: "ejected", InFlight: 3, Limit: 4}}
+	})
+	r.Refused("users", []string{"queue_full", "queue_timeout"})[1].Inc()
+	r.QueueWait("users").Observe(0.3)
+	r.SetPools(func() []PoolSample {
+		return []PoolSample{{Pool: "users", Queued: 6, Registered: -1}, {Pool: "workers", Registered: 2}}
 	})
 	r.FanoutDisagreements("users").Inc()
 	r.SetFanout(func() []FanoutSample {
@@ -80,6 +85,14 @@ func TestText(t *testing.T) {
 		`lb_backend_requests_total{backend="server1",outcome="reset",pool="users"}`: "1",
 		`lb_retries_total{outcome="failed",pool="users"}`:                           "1",
 		`lb_retries_total{outcome="ok",pool="users"}`:                               "0",
+		`lb_refused_total{code="queue_full",pool="users"}`:                          "0",
+		`lb_refused_total{code="queue_timeout",pool="users"}`:                       "1",
+		`lb_queue_wait_seconds_bucket{pool="users",le="0.25"}`:                      "0",
+		`lb_queue_wait_seconds_bucket{pool="users",le="0.5"}`:                       "1",
+		`lb_queue_depth{pool="users"}`:                                              "6",
+		`lb_queue_depth{pool="workers"}`:                                            "0",
+		`lb_registrations{pool="workers"}`:                                          "2",
+		`lb_backend_limit{backend="server1",pool="users"}`:                          "4",
 		`lb_fanout_attempts_total{backend="server1",outcome="failed",pool="users"}`: "1",
 		`lb_fanout_attempts_total{backend="server1",outcome="ok",pool="users"}`:     "1",
 		`lb_fanout_duration_seconds_bucket{route="register",le="1800"}`:             "0",
@@ -106,6 +119,7 @@ func TestText(t *testing.T) {
 	} {
 		require.Equal(t, want, got[series], series)
 	}
+	require.NotContains(t, got, `lb_registrations{pool="users"}`, "nobody may register there")
 	require.Contains(t, got, "go_goroutines")
 	require.Contains(t, got, "process_start_time_seconds")
 	build := ""
@@ -264,6 +278,35 @@ func TestForget(t *testing.T) {
 	require.Equal(t, "1", got[`lb_backend_requests_total{backend="a",outcome="ok",pool="users"}`])
 	require.Equal(t, "1", got[`target_domain_success_counter_total{domain="a:1"}`])
 	require.Equal(t, "5", got["Total_domains_success_counter_total"])
+}
+
+func TestForgetPool(t *testing.T) {
+	r := New("dev", "")
+	count := func(pool, route string) {
+		r.Route(route, pool).Observe(200, 1)
+		r.Retries(pool, []string{"retried"})[0].Inc()
+		r.Refused(pool, []string{"queue_full"})[0].Inc()
+		r.QueueWait(pool).Observe(1)
+	}
+	count("sum", "/call/sum")
+	count("users", "login")
+	r.ForgetPool("sum", "/call/sum")
+	r.ForgetPool("never", "seen")
+	got := lines(t, r)
+	for s := range got {
+		require.NotContains(t, s, "sum\"")
+	}
+	for _, s := range []string{
+		`lb_requests_total{code="200",pool="users",route="login"}`, `lb_request_duration_seconds_count{route="login"}`,
+		`lb_retries_total{outcome="retried",pool="users"}`, `lb_refused_total{code="queue_full",pool="users"}`,
+		`lb_queue_wait_seconds_count{pool="users"}`,
+	} {
+		require.Equal(t, "1", got[s], s)
+	}
+	count("sum", "/call/sum")
+	got = lines(t, r)
+	require.Equal(t, "1", got[`lb_refused_total{code="queue_full",pool="sum"}`], "one that comes back starts anew")
+	require.Equal(t, "1", got[`lb_requests_total{code="200",pool="sum",route="/call/sum"}`])
 }
 
 func TestForgetDropsEveryAddressOfABackend(t *testing.T) {

@@ -9,6 +9,12 @@ import (
 var (
 	inFlightDesc = prometheus.NewDesc("lb_backend_in_flight",
 		"Requests and attempts begun at a backend and not finished.", []string{"pool", "backend"}, nil)
+	limitDesc = prometheus.NewDesc("lb_backend_limit",
+		"Requests and attempts that may be in flight at a backend; 0: any number.", []string{"pool", "backend"}, nil)
+	queueDesc = prometheus.NewDesc("lb_queue_depth",
+		"Requests that wait for a slot of a pool.", []string{"pool"}, nil)
+	registrationsDesc = prometheus.NewDesc("lb_registrations",
+		"Backends of a pool that have registered and are heard of.", []string{"pool"}, nil)
 	stateDesc = prometheus.NewDesc("lb_backend_state",
 		"1 for the state a backend is in, 0 for the others.", []string{"pool", "backend", "state"}, nil)
 	breakerDesc = prometheus.NewDesc("lb_breaker_state",
@@ -29,6 +35,8 @@ type BackendSample struct {
 	// State is one of the states given to SetBackends.
 	State    string
 	InFlight int64
+	// Limit is how many may be in flight; 0: any number.
+	Limit int
 	// Breaker is 0 closed, 1 half-open, 2 open, and -1 without a breaker.
 	Breaker int
 }
@@ -39,13 +47,28 @@ type backendSource struct {
 }
 
 // SetBackends says where each scrape finds the live backends, for
-// lb_backend_in_flight{pool,backend}, lb_backend_state{pool,backend,state} and
-// lb_breaker_state{pool,backend}.
+// lb_backend_in_flight{pool,backend}, lb_backend_limit{pool,backend},
+// lb_backend_state{pool,backend,state} and lb_breaker_state{pool,backend}.
 // States are all states there are. Gather is called from any goroutine and
 // names each backend once; it replaces the one set before.
 func (r *Registry) SetBackends(states []string, gather func() []BackendSample) {
 	r.backendSource.Store(&backendSource{states: states, gather: gather})
 }
+
+// PoolSample is what a scrape shows of one pool.
+type PoolSample struct {
+	Pool string
+	// Queued is how many requests wait for a slot.
+	Queued int
+	// Registered is how many backends have registered and are heard of; -1 for
+	// a pool that none may register into.
+	Registered int
+}
+
+// SetPools says where each scrape finds the live pools, for
+// lb_queue_depth{pool} and lb_registrations{pool}. Gather is called from any
+// goroutine and names each pool once; it replaces the one set before.
+func (r *Registry) SetPools(gather func() []PoolSample) { r.poolSource.Store(&gather) }
 
 // FanoutSample is what a scrape shows of the deliveries of one pool.
 type FanoutSample struct {
@@ -72,6 +95,7 @@ type backendCollector struct{ r *Registry }
 
 func (backendCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- inFlightDesc
+	ch <- limitDesc
 	ch <- stateDesc
 	ch <- breakerDesc
 }
@@ -84,6 +108,7 @@ func (c backendCollector) Collect(ch chan<- prometheus.Metric) {
 	for _, b := range src.gather() {
 		pool, backend := valid(b.Pool), valid(b.Backend)
 		ch <- gaugeOf(inFlightDesc, float64(b.InFlight), pool, backend)
+		ch <- gaugeOf(limitDesc, float64(b.Limit), pool, backend)
 		if b.Breaker >= 0 {
 			ch <- gaugeOf(breakerDesc, float64(b.Breaker), pool, backend)
 		}
@@ -93,6 +118,27 @@ func (c backendCollector) Collect(ch chan<- prometheus.Metric) {
 				v = 1
 			}
 			ch <- gaugeOf(stateDesc, v, pool, backend, s)
+		}
+	}
+}
+
+type poolCollector struct{ r *Registry }
+
+func (poolCollector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- queueDesc
+	ch <- registrationsDesc
+}
+
+func (c poolCollector) Collect(ch chan<- prometheus.Metric) {
+	gather := c.r.poolSource.Load()
+	if gather == nil {
+		return
+	}
+	for _, p := range (*gather)() {
+		pool := valid(p.Pool)
+		ch <- gaugeOf(queueDesc, float64(p.Queued), pool)
+		if p.Registered >= 0 {
+			ch <- gaugeOf(registrationsDesc, float64(p.Registered), pool)
 		}
 	}
 }
