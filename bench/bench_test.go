@@ -219,7 +219,7 @@ func (c *client) get(tb testing.TB, head string) {
 // left when bytes are carried by something leaner. Its allocations are strings
 // for the backend: the request id and the client's address.
 func BenchmarkDecide(b *testing.B) {
-	factory, err := balance.For("roundrobin")
+	factory, err := balance.New(balance.Spec{Name: "roundrobin"})
 	if err != nil {
 		b.Fatal(err)
 	}

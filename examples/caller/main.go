@@ -23,15 +23,20 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage: caller [-calls N] URL…")
 		os.Exit(2)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	failed := false
-	for _, url := range flag.Args() {
-		failed = !callAll(ctx, url, *calls) || failed
-	}
-	if failed {
+	if !run(flag.Args(), *calls) {
 		os.Exit(1)
 	}
+}
+
+// run calls each URL and reports whether every call was answered 200.
+func run(urls []string, calls int) (ok bool) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	ok = true
+	for _, url := range urls {
+		ok = callAll(ctx, url, calls) && ok
+	}
+	return ok
 }
 
 // callAll calls the URL so many times at once, each begun a moment after the

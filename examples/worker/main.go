@@ -37,9 +37,7 @@ func main() {
 	flag.DurationVar(&w.ttl, "ttl", envDuration("WORKER_TTL", 15*time.Second), "how long it may be silent (WORKER_TTL)")
 	flag.Parse()
 
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	if err := w.run(ctx, *listen, *procedures); err != nil {
+	if err := w.run(*listen, *procedures); err != nil {
 		log.Fatal(err)
 	}
 }
@@ -52,8 +50,10 @@ type worker struct {
 	work, ttl          time.Duration
 }
 
-// run serves and stays registered until ctx ends.
-func (w *worker) run(ctx context.Context, listen, procedures string) error {
+// run serves and stays registered until it is told to end.
+func (w *worker) run(listen, procedures string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", listen)
 	if err != nil {
 		return err

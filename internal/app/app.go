@@ -105,10 +105,10 @@ func New(ctx context.Context, o Options) (_ *App, err error) {
 		return nil, err
 	}
 	const generation = 1
-	if err = a.openRegistrations(ctx); err != nil {
+	if err := a.openRegistrations(ctx); err != nil {
 		return nil, err
 	}
-	if err = a.publish(generation); err != nil {
+	if err := a.publish(generation); err != nil {
 		return nil, err
 	}
 	deliveries.Plans, deliveries.Events = a.keptPlan, newFanoutEvents(a)
