@@ -78,7 +78,10 @@ func call(ctx context.Context, client *http.Client, url string) (status int, ans
 	defer func() { _ = res.Body.Close() }()
 	body, err := io.ReadAll(io.LimitReader(res.Body, 4096))
 	if code := res.Header.Get("X-LB-Error"); code != "" {
-		return res.StatusCode, code + ", try again in " + res.Header.Get("Retry-After") + " s", err
+		if after := res.Header.Get("Retry-After"); after != "" {
+			code += ", try again in " + after + " s"
+		}
+		return res.StatusCode, code, err
 	}
 	return res.StatusCode, strings.TrimSpace(string(body)), err
 }

@@ -104,9 +104,11 @@ type registration struct {
 }
 
 // stayRegistered registers, and says so again as often as lb asks for, until ctx
-// ends; then it unregisters. Who may not register is told why, and leaves it.
+// ends; then it unregisters. Somebody else may be in its place (409): it asks
+// again, so that it takes over when that one has gone. Whatever else is wrong
+// with what it says stays wrong.
 func (w *worker) stayRegistered(ctx context.Context, pool, policy string) {
-	wait, known := time.Duration(0), false
+	wait, known, said := time.Duration(0), false, ""
 	for {
 		select {
 		case <-ctx.Done():
@@ -128,6 +130,11 @@ func (w *worker) stayRegistered(ctx context.Context, pool, policy string) {
 		case status >= 500:
 			log.Printf("%s: %s", pool, problem)
 			wait = time.Second
+		case status == http.StatusConflict:
+			if problem != said {
+				log.Printf("%s is not for %s now: %s", pool, w.name, problem)
+			}
+			known, said, wait = false, problem, w.ttl/3
 		case status >= 400:
 			log.Printf("%s is not for %s: %s", pool, w.name, problem)
 			return
@@ -135,7 +142,7 @@ func (w *worker) stayRegistered(ctx context.Context, pool, policy string) {
 			if !known {
 				log.Printf("registered for %s", pool)
 			}
-			known = true
+			known, said = true, ""
 			if wait, err = time.ParseDuration(beat.Heartbeat); err != nil {
 				wait = w.ttl / 3
 			}

@@ -111,9 +111,9 @@ func (b *Book) find(pool, id string) *member {
 // Restore fills an empty book with what was stored. Whoever was present is so
 // from now on for its whole ttl: it could not be heard while lb was away. Those
 // that were due to be dropped meanwhile are so already: no state of theirs
-// outlived the process, and Expire does not tell of it. Pools count as made by
-// registration until somebody registers there.
-func (b *Book) Restore(now time.Time, kept []Instance) {
+// outlived the process, and Expire does not tell of it. configured says which
+// pools the configuration has: they do not count as made by registration.
+func (b *Book) Restore(now time.Time, kept []Instance, configured func(pool string) bool) {
 	kept = slices.SortedStableFunc(slices.Values(kept), func(a, b Instance) int { return a.LeftAt.Compare(b.LeftAt) })
 	for _, in := range kept {
 		// A clock that was set back must not keep anybody for years.
@@ -125,7 +125,7 @@ func (b *Book) Restore(now time.Time, kept []Instance) {
 		}
 		m.Instance, m.dropped = in, in.State != Present && !now.Before(in.LeftAt.Add(dropAfter))
 		p := b.pools[in.Pool]
-		p.made = true
+		p.made = !configured(in.Pool)
 		if in.State == Present || p.present == 0 {
 			p.policy = in.Policy // if nobody is present, that of the one who was so last
 		}

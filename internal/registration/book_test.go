@@ -408,7 +408,7 @@ func TestRestore(t *testing.T) {
 
 	now := epoch.Add(11 * time.Minute) // d was due at this very moment
 	b = NewBook(settings)
-	b.Restore(now, kept)
+	b.Restore(now, kept, func(string) bool { return false })
 	require.Equal(t, []string{"a", "b", "c"}, ids(b.Instances("p")), "in order, without the one that was due")
 	_, known := b.Get("p", "d")
 	require.True(t, known)
@@ -422,7 +422,7 @@ func TestRestore(t *testing.T) {
 	require.EqualValues(t, 5, enter(t, b, next, invoking(at("p", "e"), "roundrobin"), PoolView{}).Instance.Order, "orders go on")
 
 	b = NewBook(settings)
-	b.Restore(epoch.Add(-time.Hour), kept)
+	b.Restore(epoch.Add(-time.Hour), kept, func(string) bool { return false })
 	for _, in := range kept {
 		in, _ := b.Get("p", in.ID)
 		require.False(t, in.Seen.After(epoch.Add(-time.Hour)) || in.LeftAt.After(epoch.Add(-time.Hour)), "times to come are not believed")
@@ -494,5 +494,19 @@ func BenchmarkExpireOneOf10000(b *testing.B) {
 			b.Fatal(err)
 		}
 		book.Commit(d)
+	}
+}
+
+// After a restart, too, only the pools that registration made count as such.
+func TestPoolsOfTheConfigurationDoNotCount(t *testing.T) {
+	one := Instance{
+		Pool: "configured", ID: "a", Address: "127.0.0.1:1", Weight: 1, Policy: "roundrobin", TTL: time.Minute,
+		First: epoch, Seen: epoch,
+	}
+	for configured, want := range map[bool]bool{true: true, false: false} {
+		b := NewBook(Settings{TTL: time.Minute, MaxInstances: 10, MaxPools: 1})
+		b.Restore(epoch, []Instance{one}, func(pool string) bool { return configured && pool == "configured" })
+		_, bad := b.Decide(epoch, Request{Pool: "new", ID: "b", Address: "127.0.0.1:2"}, PoolView{})
+		require.Equal(t, want, bad == nil, "configured: %v: %v", configured, bad)
 	}
 }

@@ -214,6 +214,16 @@ func (c *claim) conflictOfPolicies() *outcome.Error {
 	return nil
 }
 
+// holder is the id of one that is present beside the claimant.
+func (c *claim) holder() string {
+	for _, m := range c.pool.members {
+		if m.State == Present && m.ID != c.ID {
+			return m.ID
+		}
+	}
+	return ""
+}
+
 func (c *claim) conflictOfSingles() *outcome.Error {
 	switch {
 	case c.policy != single:
@@ -223,7 +233,7 @@ func (c *claim) conflictOfSingles() *outcome.Error {
 	case c.alone || c.others() == 0:
 		return nil
 	case !c.Force:
-		return refuse(outcome.ProcedureExists, "pool %q has the policy single and a backend already; register with force to take its place", c.Pool)
+		return refuse(outcome.ProcedureExists, "pool %q has the policy single, and %q has it already; register with force to take its place", c.Pool, c.holder())
 	}
 	c.evictOthers()
 	return nil

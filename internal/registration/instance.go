@@ -50,8 +50,8 @@ type Instance struct {
 	Weight int
 	// Policy is that of the pool, as of the last registration.
 	Policy string
-	// Concurrency is how many requests it takes at once, 0 any number; nil: the
-	// pool's limits.per_backend.
+	// Concurrency is how many requests it takes at once; nil or 0: the pool's
+	// limits.per_backend, which a backend cannot lift.
 	Concurrency *int
 	// TTL is how long it may stay silent.
 	TTL time.Duration

@@ -379,7 +379,7 @@ func modelRun(t *testing.T, r *rand.Rand) {
 				}
 			}
 			b = NewBook(set)
-			b.Restore(now, kept)
+			b.Restore(now, kept, func(string) bool { return false })
 			n.restart(now)
 		}
 		n.same(t, b, pools)

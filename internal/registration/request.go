@@ -27,7 +27,8 @@ type Request struct {
 	Weight *int
 	// Invoke is the name of a policy, never an alias.
 	Invoke string
-	// Concurrency is how many requests the backend takes at once; 0: any number.
+	// Concurrency is how many requests the backend takes at once; 0: as the pool's
+	// limits.per_backend says.
 	Concurrency *int
 	// TTL is how long the backend may stay silent, from 1 s to 24 h.
 	TTL *time.Duration

@@ -1,6 +1,7 @@
 package load
 
 import (
+	"fmt"
 	"maps"
 	"reflect"
 	"slices"
@@ -90,6 +91,13 @@ func misspelt(environ []string, c *config.Config) []config.Problem {
 		name, _, _ := strings.Cut(entry, "=")
 		key, ours := strings.CutPrefix(name, envPrefix)
 		if !ours || slices.Contains(named, name) || slices.Contains(known, key) || key == "ADMIN" { // the commands' own
+			continue
+		}
+		if section, token := strings.CutSuffix(key, "_TOKEN"); token && slices.Contains(known, key+"_ENV") {
+			warnings = append(warnings, config.Problem{
+				Source: name, Message: "is not read", Suggestion: fmt.Sprintf("if it holds the token, write %s: { token_env: %s } into the file",
+					strings.ToLower(section), name),
+			})
 			continue
 		}
 		if meant := config.Suggest(key, known); meant != "" {
