@@ -283,6 +283,10 @@ func (a *App) Run(ctx context.Context) error {
 	case err = <-failed:
 	}
 	a.stop(stopWork)
+	// From here on nobody changes anything: what a change would start, nobody would end.
+	if err := a.takeTurn(context.WithoutCancel(ctx)); err != nil {
+		a.log.Warn("stopping in the middle of a change", zap.Error(err))
+	}
 	background.Wait()
 	return errors.Join(err, fanoutErr)
 }

@@ -145,12 +145,7 @@ func (m members) Name() string                { return m.Pool.Name }
 func (m members) Members() []*backend.Backend { return m.Pool.Members().Present() }
 func (m members) LaggingAfter() time.Duration { return m.config.Lagging.After.D() }
 
-func (m members) Member(id string) *backend.Backend {
-	if b := m.member(id); b != nil {
-		return b
-	}
-	return m.registry.away(m.Pool.Name, id)
-}
+func (m members) Member(id string) *backend.Backend { return m.registry.known(m.site, id) }
 
 func plan(name string, c *config.Fanout, p members) *fanout.Plan {
 	return &fanout.Plan{

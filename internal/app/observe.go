@@ -174,7 +174,7 @@ func (e *fanoutEvents) Settled(s fanout.Settlement) {
 	case fanout.DeliveryCancelled:
 		settled.Cancelled()
 		if s.Reason == fanout.ReasonRemoved {
-			e.app.log.Warn("delivery cancelled: its backend is not configured any more", settlementFields(s)...)
+			e.app.log.Warn("delivery cancelled: its backend is gone for good", settlementFields(s)...)
 		}
 	case fanout.DeliverySkipped:
 		settled.Skipped()
@@ -197,6 +197,8 @@ func settlementFields(s fanout.Settlement) []zap.Field {
 func (e *fanoutEvents) Lagging(poolName string, b *backend.Backend, lagging bool, reason string) {
 	s, word := e.app.registry.pool(poolName), backend.InSync
 	switch {
+	case s == nil:
+		return // it is forgotten, though something was pending for it
 	case lagging && s.config.Lagging.Exclude:
 		word = backend.LaggingExcluded
 	case lagging:

@@ -115,6 +115,11 @@ func (a *App) restore(ctx context.Context) error {
 	return nil
 }
 
+// wordFor returns what operators want of b, whether it is there or not.
+func (a *App) wordFor(b *backend.Backend) backend.Admin {
+	return adminWords[admin.Word(a.words[identity{b.Pool, b.ID}].Word)]
+}
+
 // repeatWord puts into effect what operators said of b before it was there.
 func (a *App) repeatWord(p *pool.Pool, b *backend.Backend) {
 	s := a.words[identity{p.Name, b.ID}]

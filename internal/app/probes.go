@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"regexp"
 	"sync"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -134,9 +135,15 @@ func (a *App) startProbes(ctx context.Context, running *sync.WaitGroup) {
 	}
 }
 
+// registeredAtStart is how long clients wait for the first probes of backends
+// that registered themselves: they say themselves how long a probe may take.
+const registeredAtStart = 3 * time.Second
+
 // firstRound waits until every backend that counts on it has been probed once,
 // or ctx ends. No probe takes longer than its timeout.
 func (a *App) firstRound(ctx context.Context) {
+	registered, cancel := context.WithTimeout(ctx, registeredAtStart)
+	defer cancel()
 	waited := 0
 	for _, s := range a.registry.all() {
 		for _, b := range s.Members().All {
@@ -144,10 +151,16 @@ func (a *App) firstRound(ctx context.Context) {
 			if f.loop == nil || f.initial != backend.HealthUnknown || b.State().Presence != backend.Present {
 				continue
 			}
-			waited++
+			until := ctx
+			if b.Source == sourceRegistration {
+				until = registered
+			}
 			select {
 			case <-f.loop.First():
-			case <-ctx.Done():
+				waited++
+			case <-until.Done():
+			}
+			if ctx.Err() != nil {
 				return
 			}
 		}

@@ -57,10 +57,15 @@ type fixture struct {
 	check    *config.Health     // nil without active checks, and so is loop
 	loop     *probe.Loop
 	initial  backend.Health            // its word before the first probe
-	stop     context.CancelFunc        // ends the loop, once it runs
+	stop     func()                    // ends the loop, and waits for that; nil before it runs
 	cut      bool                      // its connections were cut, and it makes no more
+	dropped  bool                      // what it counts is not shown any more
 	expires  atomic.Pointer[time.Time] // unless it registers again; nil for one that did not register
 }
+
+// spent reports whether the backend cannot be used again: who comes back in its
+// place is a new one.
+func (f *fixture) spent() bool { return f.cut || f.dropped }
 
 // probing is what the probes run under.
 type probing struct {
@@ -212,28 +217,33 @@ func (r *registry) recheck(s *site, b *backend.Backend, c *config.Health) error 
 }
 
 // join makes b, of which f is the rest, a member of its pool, the last in order.
+// A member of the same id loses its place to it.
 func (r *registry) join(s *site, b *backend.Backend, f *fixture) {
 	r.mu.Lock()
 	r.fixtures[b] = f
 	delete(r.absent, identity{s.Name, b.ID})
 	r.mu.Unlock()
-	s.Replace(append(slices.Clone(s.Members().All), b))
+	s.Replace(append(slices.DeleteFunc(slices.Clone(s.Members().All), func(m *backend.Backend) bool { return m.ID == b.ID }), b))
 	r.probe(f)
 }
 
 // leave takes b out of its pool. It may come back, and until it is forgotten
 // deliveries for it are kept.
 func (r *registry) leave(s *site, b *backend.Backend) {
-	f := r.fixture(b)
-	if f.stop != nil {
-		f.stop()
-		f.stop = nil
-	}
-	r.transports.For(b).Close()
 	s.Replace(slices.DeleteFunc(slices.Clone(s.Members().All), func(m *backend.Backend) bool { return m == b }))
+	r.rest(b)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.absent[identity{s.Name, b.ID}] = b
+}
+
+// rest ends the probes and the idle connections of b, which is no member any
+// more.
+func (r *registry) rest(b *backend.Backend) {
+	if f := r.fixture(b); f.stop != nil {
+		f.stop()
+	}
+	r.transports.For(b).Close()
 }
 
 // keepAway notes that b, which is no member now, may come back.
@@ -257,6 +267,7 @@ func (r *registry) dismiss(b *backend.Backend) {
 // forget drops what is kept of b, which was dismissed so long ago that nobody
 // holds it any more.
 func (r *registry) forget(b *backend.Backend) {
+	r.transports.For(b).Close() // what a late pick has left
 	r.mu.Lock()
 	delete(r.fixtures, b)
 	r.mu.Unlock()
@@ -272,9 +283,15 @@ func (r *registry) probe(f *fixture) {
 		return
 	}
 	ctx, stop := context.WithCancel(p.ctx)
-	loop := f.loop
-	f.stop = stop
-	p.running.Go(func() { loop.Run(ctx) })
+	loop, ended := f.loop, make(chan struct{})
+	f.stop = func() { // who has stopped it hears nothing of it any more
+		stop()
+		<-ended
+	}
+	p.running.Go(func() {
+		defer close(ended)
+		loop.Run(ctx)
+	})
 }
 
 // all returns the pools as they are now. The slice is not to be changed.
@@ -297,6 +314,15 @@ func (r *registry) fixture(b *backend.Backend) *fixture {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.fixtures[b]
+}
+
+// known returns the backend of that id in s: a member, or one that has left and
+// may come back; nil without one.
+func (r *registry) known(s *site, id string) *backend.Backend {
+	if b := s.member(id); b != nil {
+		return b
+	}
+	return r.away(s.Name, id)
 }
 
 // away returns the backend of that name that has left and may come back, nil

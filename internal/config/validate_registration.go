@@ -50,6 +50,8 @@ func (v *validator) routePrefix(at, prefix string) {
 	case prefix == "":
 		v.fail(at, "write one such as /call/", "is empty")
 	case !v.path(at, prefix):
+	case prefix == "/":
+		v.fail(at, "write at least one segment, such as /call/", "is the whole path: whoever registers could take any route's place")
 	case strings.Contains(prefix, "//"):
 		v.fail(at, "take one slash out", "%s has an empty segment", Quote(prefix))
 	case strings.Contains(prefix, "%"):

@@ -9,7 +9,7 @@ import (
 func TestRoutePrefix(t *testing.T) {
 	const at = "registration.route_prefix: "
 	for prefix, want := range map[string]string{
-		"/":           "",
+		"/":           at + `is the whole path: whoever registers could take any route's place; write at least one segment, such as /call/`,
 		"/call/":      "",
 		"/a/b-c_d/":   "",
 		"/.lbx/":      "",

@@ -81,7 +81,24 @@ func (e *Engine) Cancel(ctx context.Context, pool, backend string) error {
 	if err := e.journal.Flush(ctx); err != nil {
 		return storageError(err)
 	}
+	e.dropLane(laneKey{pool, backend})
 	return nil
+}
+
+// dropLane forgets the lane of a backend that is removed, once it is of no more
+// use: ids that come and go must not fill the memory. A write that is on its way
+// into the journal may still need to find that the backend is removed.
+func (e *Engine) dropLane(key laneKey) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	l := e.lanes[key]
+	if l == nil || !l.removed || len(e.admitting) > 0 || l.loading || l.asked != nil ||
+		e.planOf(&Record{Pool: key.pool}).Pool.Member(key.backend) != nil ||
+		len(l.waiting.items)+l.running+l.outside+len(l.lag.pending.items) > 0 {
+		return
+	}
+	l.disarm()
+	delete(e.lanes, key)
 }
 
 // remove marks a backend as removed. It returns the writes in memory that it

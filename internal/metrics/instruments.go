@@ -21,6 +21,7 @@ type Route struct {
 	duration    prometheus.Observer
 	route, pool string
 	codes       [otherCode + 1]atomic.Pointer[Counter]
+	gone        atomic.Bool // forgotten: what still ends makes no series any more
 }
 
 // Route returns the instrument of a route: lb_requests_total{route,pool,code}
@@ -48,6 +49,9 @@ func (m *Route) Observe(status int, seconds float64) {
 	m.duration.Observe(seconds)
 }
 
+// unseen counts what nobody is to see.
+var unseen = &Counter{prometheus.NewCounter(prometheus.CounterOpts{Name: "unseen"})}
+
 func (m *Route) code(status int) *Counter {
 	i := otherCode
 	if status >= minStatus && status <= maxStatus {
@@ -55,6 +59,9 @@ func (m *Route) code(status int) *Counter {
 	}
 	if c := m.codes[i].Load(); c != nil {
 		return c
+	}
+	if m.gone.Load() {
+		return unseen
 	}
 	code := "other"
 	if i != otherCode {
@@ -77,6 +84,7 @@ func (r *Registry) Backend(pool, backend string, outcomes []string) *Backend {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return once(r.backends, [2]string{pool, backend}, func() *Backend {
+		r.outcomes = outcomes
 		return &Backend{each(r.backendRequests, outcomes, pool, backend)}
 	})
 }
@@ -116,12 +124,18 @@ func (r *Registry) QueueWait(pool string) *Histogram {
 // StateChanges returns the counters of a backend's changes of state,
 // lb_backend_state_changes_total{pool,backend,state}, in the order of states.
 func (r *Registry) StateChanges(pool, backend string, states []string) []*Counter {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.states = states
 	return each(r.changes, states, valid(pool), valid(backend))
 }
 
 // Probes returns the counters of a backend's active checks,
 // lb_probes_total{pool,backend,result}, in the order of results.
 func (r *Registry) Probes(pool, backend string, results []string) []*Counter {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.results = results
 	return each(r.probes, results, valid(pool), valid(backend))
 }
 

@@ -59,7 +59,10 @@ type Registry struct {
 	poolSource    atomic.Pointer[func() []PoolSample]
 	storageUp     atomic.Pointer[func() bool]
 
-	mu         sync.Mutex // guards the maps
+	mu sync.Mutex // guards what follows
+	// The values of the last label of a backend's series.
+	outcomes, states, results []string
+
 	routes     map[[2]string]*Route
 	backends   map[[2]string]*Backend
 	retryOf    map[string][]*Counter
@@ -166,11 +169,15 @@ func (r *Registry) Forget(pool, backend string) {
 	defer r.mu.Unlock()
 
 	delete(r.backends, [2]string{pool, backend})
-	gone := prometheus.Labels{"pool": pool, "backend": backend}
-	r.backendRequests.DeletePartialMatch(gone)
-	r.changes.DeletePartialMatch(gone)
-	r.probes.DeletePartialMatch(gone)
-	r.attempts.DeletePartialMatch(gone)
+	drop := func(v *prometheus.CounterVec, last []string) { // a partial match would look at the series of all
+		for _, l := range last {
+			v.DeleteLabelValues(pool, backend, valid(l))
+		}
+	}
+	drop(r.backendRequests, r.outcomes)
+	drop(r.changes, r.states)
+	drop(r.probes, r.results)
+	drop(r.attempts, r.outcomes)
 
 	left := map[string]bool{}
 	for k := range r.deliveries {
@@ -194,6 +201,9 @@ func (r *Registry) ForgetPool(pool, route string) {
 	pool, route = valid(pool), valid(route)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if served := r.routes[[2]string{route, pool}]; served != nil {
+		served.gone.Store(true)
+	}
 	delete(r.routes, [2]string{route, pool})
 	delete(r.retryOf, pool)
 	delete(r.refusedOf, pool)

@@ -510,3 +510,22 @@ func TestPoolsOfTheConfigurationDoNotCount(t *testing.T) {
 		require.Equal(t, want, bad == nil, "configured: %v: %v", configured, bad)
 	}
 }
+
+// What is due at once is carried out in parts: others have their turn in between.
+func TestExpireInParts(t *testing.T) {
+	b := NewBook(Settings{TTL: time.Minute, MaxInstances: 1000, MaxPools: 1})
+	for i := range 250 {
+		id := fmt.Sprintf("%03d", i)
+		d, bad := b.Decide(epoch, Request{Pool: "p", ID: id, Address: "127.0.0.1:" + id, Invoke: "random"}, PoolView{})
+		require.Nil(t, bad)
+		b.Commit(d)
+	}
+	var all []int
+	now := epoch.Add(time.Hour)
+	for next := now; !next.After(now); {
+		var expired []Instance
+		expired, _, _, next = b.Expire(now, idle)
+		all = append(all, len(expired))
+	}
+	require.Equal(t, []int{100, 100, 50}, all)
+}

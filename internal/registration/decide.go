@@ -339,6 +339,8 @@ func (b *Book) Unregister(now time.Time, id, pool string, in []string) (Decision
 		return b.leave(now, found[Present])
 	case len(found[Expired]) > 0:
 		return b.leave(now, found[Expired])
+	case len(found[Left]) > 1:
+		return b.leave(now, found[Left]) // says that it is ambiguous
 	case len(found[Left]) > 0:
 		m := found[Left][0]
 		return Decision{Instance: m.Instance, Policy: b.pools[m.Pool].policy, made: b.pools[m.Pool].made}, nil

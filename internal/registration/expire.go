@@ -10,6 +10,9 @@ const (
 	dropAfter = 10 * time.Minute
 	// forgetAfter is how long an id is known after it was last seen, or left.
 	forgetAfter = 24 * time.Hour
+	// atOnce is about how many instances one call of Expire is about: whoever
+	// carries that out lets others have their turn in between.
+	atOnce = 100
 	// busyAgain is when to look again at one that is silent but at work.
 	busyAgain = 250 * time.Millisecond
 )
@@ -18,7 +21,8 @@ const (
 // that are to be dropped, with their state and their series, because they have
 // been expired or left for 10 minutes, and those that are forgotten, because
 // they were last seen, or left, 24 h ago or too many others did since. An
-// instance may be in several lists. busy reports whether anything is in flight
+// instance may be in several lists. There may be more that is due: next is over
+// then. busy reports whether anything is in flight
 // to an instance: then it does not expire. next is when to call again, unless
 // something is committed before; see Next.
 func (b *Book) Expire(now time.Time, busy func(pool, id string) bool) (expired, dropped, forgotten []Instance, next time.Time) {
@@ -28,7 +32,7 @@ func (b *Book) Expire(now time.Time, busy func(pool, id string) bool) (expired, 
 		b.put(m)
 		dropped = append(dropped, m.Instance)
 	}
-	for len(b.schedule) > 0 && !b.schedule[0].due.After(now) {
+	for len(b.schedule) > 0 && !b.schedule[0].due.After(now) && len(expired)+len(dropped)+len(forgotten) < atOnce {
 		switch m := b.schedule[0]; {
 		case m.State == Present && busy(m.Pool, m.ID):
 			m.due = now.Add(busyAgain)
@@ -45,7 +49,7 @@ func (b *Book) Expire(now time.Time, busy func(pool, id string) bool) (expired, 
 			forgotten = append(forgotten, m.Instance)
 		}
 	}
-	for b.tooMany() {
+	for b.tooMany() && len(expired)+len(dropped)+len(forgotten) < atOnce {
 		m := b.gone.Front().Value.(*member)
 		if !m.dropped {
 			drop(m)
