@@ -76,6 +76,13 @@ func (d *desk) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// now returns how many calls are being worked on.
+func (d *desk) now() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.working
+}
+
 // calls begins calls in their order, each when the one before is where it
 // belongs, and returns their answers.
 type calls struct {
@@ -235,6 +242,7 @@ func TestWhatFreesASlot(t *testing.T) {
 			poll(t, patience, "the next call to wait", func() bool { return d.queued("main") == 1 || len(desk.arrived) == 1 })
 			test.end(desk, leave)
 			require.Equal(t, "/next", <-desk.arrived)
+			poll(t, patience, "the backend to hear of it, too", func() bool { return desk.now() == 1 })
 			desk.release <- struct{}{}
 			c.answers.Wait()
 			require.Equal(t, 200, c.status["/next"])
