@@ -216,7 +216,7 @@ func (b *crashBackend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.Status = b.apply(r, body, s.Key)
 		s.Applied = s.Status == http.StatusCreated
 	}
-	s.Told = !struck && r.Context().Err() == nil
+	place := len(b.seen)
 	b.seen = append(b.seen, s)
 	b.mu.Unlock()
 	switch {
@@ -228,6 +228,12 @@ func (b *crashBackend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		w.WriteHeader(s.Status)
 		_, _ = fmt.Fprintf(w, "%d\n", s.Status)
+		// Not before it is out: whoever takes this backend down may cut it off.
+		if err := http.NewResponseController(w).Flush(); !struck && err == nil && r.Context().Err() == nil {
+			b.mu.Lock()
+			b.seen[place].Told = true
+			b.mu.Unlock()
+		}
 	}
 }
 
