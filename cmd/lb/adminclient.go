@@ -173,7 +173,7 @@ func (c *adminClient) refusal(got *reply) error {
 	case problem.Code == outcome.Unauthorized:
 		problem.Detail = "what " + tokenEnv + " holds is not the daemon's admin token"
 	case problem.Code == outcome.AmbiguousInstance:
-		problem.Detail += "; say which with --pool"
+		problem.Detail = strings.TrimSuffix(problem.Detail, "; say which") + "; say which with --pool"
 	}
 	return fmt.Errorf("%d %s: %s", got.code, visible(string(problem.Code)), visible(problem.Detail))
 }

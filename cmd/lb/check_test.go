@@ -26,7 +26,10 @@ pools:
     backends: [{ address: "a:1" }, { address: "b:1" }]
     limits: { total: 5 }
   - { name: any, policy: leastconn, registration: true }
-routes: [{ name: all, match: {}, proxy: { pool: carts } }]
+routes:
+  - { name: all, match: {}, proxy: { pool: carts } }
+  - { name: scored, match: { path_prefix: /scored }, proxy: { pool: scored } }
+  - { name: any, match: { path_prefix: /any }, proxy: { pool: any } }
 registration: { enabled: true, ttl: 30s, max_pools: 5, limits: { per_backend: 3, queue: { limit: 9, timeout: 1500ms } } }
 `), 0o600))
 	stdout, failure := lb(t, "check", "-c", file)
@@ -35,8 +38,10 @@ registration: { enabled: true, ttl: 30s, max_pools: 5, limits: { per_backend: 3,
 public    :8080
 (admin)   127.0.0.1:9901
 
-ROUTE  HOSTS  METHODS  PATH  DOES
-all    any    any      any   one of carts
+ROUTE   HOSTS  METHODS  PATH       DOES
+scored  any    any      /scored/…  one of scored
+any     any    any      /any/…     one of any
+all     any    any      any        one of carts
 
 POOL    POLICY                                                                BACKEND  ADDRESS  WEIGHT  HEALTH  BREAKER  LIMITS                   QUEUE
 carts   hash(header:X-User, bounded_load 1.25)                                a:1      a:1      2       off     off      10 a backend, 25 in all  100 for 5s

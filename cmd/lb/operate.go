@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -15,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"lb/internal/admin"
+	"lb/internal/config"
 )
 
 // pollEvery is the time between two looks at a backend that is waited for.
@@ -67,7 +69,9 @@ func instancesCommand() *cobra.Command {
 				return err
 			}
 			if flags.pool != "" {
-				all = slices.DeleteFunc(all, func(i admin.Instance) bool { return i.Pool != flags.pool })
+				if all, err = client.inPool(cmd.Context(), all, flags.pool); err != nil {
+					return err
+				}
 			}
 			slices.SortStableFunc(all, func(a, b admin.Instance) int { return cmp.Compare(a.Pool, b.Pool) })
 			if flags.output == "json" {
@@ -153,6 +157,41 @@ func (c *adminClient) instances(ctx context.Context) (admin.List[admin.Instance]
 	var all admin.List[admin.Instance]
 	err := c.ask(ctx, http.MethodGet, "/instances", &all)
 	return all, err
+}
+
+// inPool returns those of all that are in a pool. A pool without any is not an
+// error, but one that the daemon does not have.
+func (c *adminClient) inPool(ctx context.Context, all []admin.Instance, pool string) ([]admin.Instance, error) {
+	all = slices.DeleteFunc(all, func(i admin.Instance) bool { return i.Pool != pool })
+	if len(all) > 0 {
+		return all, nil
+	}
+	known, err := c.pools(ctx)
+	if err != nil || slices.Contains(known, pool) {
+		return nil, err
+	}
+	message := "there is no pool " + config.Quote(pool)
+	if suggestion := config.DidYouMean(pool, known); suggestion != "" {
+		message += "; " + suggestion
+	}
+	return nil, errors.New(visible(message))
+}
+
+// pools returns the names of all pools, those without backends too.
+func (c *adminClient) pools(ctx context.Context) ([]string, error) {
+	got, err := c.send(ctx, http.MethodGet, "/health")
+	if err != nil {
+		return nil, err
+	}
+	var health admin.Health
+	if err := json.Unmarshal(got.body, &health); err != nil || health.Status == "" {
+		return nil, c.refusal(got)
+	}
+	names := make([]string, len(health.Pools))
+	for i, p := range health.Pools {
+		names[i] = p.Name
+	}
+	return names, nil
 }
 
 // change does to a backend what the verb says, and returns how it is then.

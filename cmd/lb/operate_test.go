@@ -35,11 +35,12 @@ type world struct {
 	instances []admin.Instance
 	changes   []admin.Change
 	ready     error
+	health    admin.Health
 	looked    func(w *world) // after each look at the instances
 }
 
 func (w *world) Ready() error            { return w.ready }
-func (w *world) Health() admin.Health    { return admin.Health{Status: admin.StatusOK} }
+func (w *world) Health() admin.Health    { return w.health }
 func (w *world) Config() ([]byte, error) { return nil, nil }
 
 func (w *world) Instances() []admin.Instance {
@@ -73,11 +74,11 @@ func (w *world) SetAdmin(_ context.Context, change admin.Change) (admin.Instance
 		}
 		return *found[0], nil
 	}
-	return admin.Instance{}, &outcome.Error{Code: outcome.AmbiguousInstance, Detail: fmt.Sprintf("%q is in the pools users, api", change.ID)}
+	return admin.Instance{}, &outcome.Error{Code: outcome.AmbiguousInstance, Detail: fmt.Sprintf("%q is in the pools users, api; say which", change.ID)}
 }
 
 func newWorld() *world {
-	return &world{instances: []admin.Instance{
+	return &world{health: admin.Health{Status: admin.StatusOK}, instances: []admin.Instance{
 		{ID: "server2", Pool: "users", Address: "server2:8080", Source: "config", Weight: 1, State: "down",
 			Reasons: []string{"probe: status 500", "breaker open"}},
 		{ID: "server1", Pool: "users", Address: "server1:8080", Source: "config", Weight: 2, InFlight: 3, State: "up", Eligible: true},
@@ -156,6 +157,48 @@ a             users  10.0.0.1:80   up     0          1       config  -
 	require.Equal(t, "[]\n", stdout)
 	stdout, _ = lb(t, "instances", "--admin", at)
 	require.Equal(t, "INSTANCE  POOL  ADDRESS  STATE  IN-FLIGHT  WEIGHT  SOURCE  REASON\n", stdout)
+}
+
+func TestInstancesOfAPoolThatHasNone(t *testing.T) {
+	clean(t)
+	w := newWorld()
+	w.health.Pools = []admin.PoolHealth{{Name: "users"}, {Name: "api"}, {Name: "workers"}}
+	at := serveWorld(t, w, "")
+	ask := func(pool string, more ...string) (stdout, failure string) {
+		t.Helper()
+		return lb(t, append([]string{"instances", "--admin", at, "--pool", pool}, more...)...)
+	}
+	for _, status := range []string{admin.StatusOK, admin.StatusUnavailable} { // the latter with 503
+		w.health.Status = status
+		stdout, failure := ask("workers")
+		require.Empty(t, failure, "there is such a pool")
+		require.Equal(t, 1, strings.Count(stdout, "\n"), stdout)
+		stdout, failure = ask("workers", "-o", "json")
+		require.Empty(t, failure)
+		require.Equal(t, "[]\n", stdout)
+		for _, output := range []string{"table", "json"} {
+			stdout, failure = ask("billing", "-o", output)
+			require.Empty(t, stdout)
+			require.Equal(t, `there is no pool "billing"; there are users, api, workers`, failure)
+		}
+	}
+	_, failure := ask("user")
+	require.Equal(t, `there is no pool "user"; did you mean "users"?`, failure)
+	w.health.Pools = []admin.PoolHealth{{Name: "a\x1b[2J"}}
+	_, failure = ask("b")
+	require.Equal(t, `there is no pool "b"; there is a\u001b[2J`, failure)
+	w.health.Pools = nil
+	_, failure = ask("b")
+	require.Equal(t, `there is no pool "b"`, failure)
+
+	at = serveAs(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/instances" {
+			w.WriteHeader(http.StatusNotFound)
+		}
+		_, _ = io.WriteString(w, "[]")
+	}))
+	_, failure = ask("b")
+	require.Contains(t, failure, "answered 404 Not Found, but not as an admin listener")
 }
 
 func TestChanges(t *testing.T) {

@@ -88,8 +88,11 @@ func (g *guard) check(r *http.Request, some access) *outcome.Error {
 	case !g.admits(g.shown(r), some):
 		// The same words everywhere: who has the wrong token does not learn
 		// which paths there are.
-		return &outcome.Error{Code: outcome.Unauthorized,
-			Detail: "send the token: Authorization: Bearer …"}
+		detail := "the token is wrong, or good for other paths only"
+		if r.Header.Get("Authorization") == "" {
+			detail = "send a token: Authorization: Bearer …"
+		}
+		return &outcome.Error{Code: outcome.Unauthorized, Detail: detail}
 	}
 	return nil
 }

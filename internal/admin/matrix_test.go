@@ -107,7 +107,6 @@ func TestMatrix(t *testing.T) {
 		o := &operator{registrar: registrar{created: true}}
 		opts.Registrar = o
 		h := New(opts, healthy(), o, metricsStub)
-		stranger := refusal(t, h)
 		for path := range h.routes {
 			require.Contains(t, rows, path, "a path without a row in this matrix")
 		}
@@ -130,7 +129,7 @@ func TestMatrix(t *testing.T) {
 						rec := requireAnswer(t, h, o, method, path, slices.Concat(c.fields, from.fields), want, row.allow, at)
 						require.Equal(t, row.done != 0 && want == row.done, o.made() == 1, at)
 						if want == http.StatusUnauthorized {
-							require.Equal(t, stranger, rec.Body.String(), "the same for every path: %s", at)
+							require.Equal(t, refusal(t, h, c.fields), rec.Body.String(), "the same for every path: %s", at)
 						}
 					}
 				}
@@ -139,14 +138,26 @@ func TestMatrix(t *testing.T) {
 	}
 }
 
-// refusal is what the handler says to who has no token, at a path that is not
-// there: whatever the method.
-func refusal(t *testing.T, h *Handler) string {
+// refusal is what the handler says to who has no good token, at a path that is
+// not there: whatever the method, one thing to who shows nothing and one to all
+// others.
+func refusal(t *testing.T, h *Handler, fields []string) string {
 	t.Helper()
-	if !h.guard.admin.set { // nothing is hidden
-		return ask(t, h, "POST /register").Body.String()
+	shown := slices.ContainsFunc(fields, func(f string) bool {
+		value, ok := strings.CutPrefix(f, "Authorization:")
+		return ok && value != ""
+	})
+	detail, other := "send a token: Authorization: Bearer …", []string(nil)
+	if shown {
+		detail, other = "the token is wrong, or good for other paths only", []string{"Authorization: Bearer canary"}
 	}
-	return ask(t, h, "GET /nothing").Body.String()
+	line := "GET /nothing"
+	if !h.guard.admin.set { // nothing is hidden
+		line = "POST /register"
+	}
+	rec := ask(t, h, line, other...)
+	require.Contains(t, rec.Body.String(), detail)
+	return rec.Body.String()
 }
 
 // requireAnswer asks once, and checks the answer, what it gives away, and that

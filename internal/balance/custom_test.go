@@ -129,7 +129,7 @@ func TestCustomDocumentedFormulas(t *testing.T) {
 		"inflight / weight",
 		`inflight / weight + (labels.zone == "eu-1" ? 0 : 20)`,
 		"queue > 0 ? inflight / weight : index",
-		"inflight * float(labels.cost)",
+		`inflight * (labels.cost matches "^[0-9]{1,9}$" ? float(labels.cost) : 1)`,
 		"max(inflight - 10, 0) / weight",
 		"float([1, 2.5][index])",
 	} {

@@ -27,6 +27,7 @@ func Validate(c *Config, env Lookup) (problems, warnings Problems) {
 	v.listeners()
 	v.poolList()
 	v.routes()
+	v.unreached()
 	v.waits()
 	v.registration()
 	v.admin()

@@ -18,6 +18,9 @@ func (v *validator) limits(at string, l Limits, own bool) {
 		v.fail(at+".queue.timeout", "", "must be more than 0 and at most 1h, and is %s", l.Queue.Timeout)
 	}
 	v.oneOf(at+".queue.order", "order", l.Queue.Order, QueueFIFO)
+	if l.Queue.Limit == 0 && l.Queue != defaultLimits.Queue {
+		v.warn(at+".queue", "set limit, or take queue out", "nobody ever waits, because limit is 0")
+	}
 	if l.Queue.Limit > 0 && l.PerBackend == 0 && l.Total == 0 && !own {
 		v.warn(at+".queue", "set per_backend or total", "nobody ever waits, because nothing is limited")
 	}

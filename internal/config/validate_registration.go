@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"net/netip"
+	"reflect"
 	"strings"
 	"time"
 )
@@ -25,6 +26,10 @@ func (v *validator) registration() {
 	v.within(at+".max_pools", r.MaxPools, 1, maxRegistered)
 	v.limits(at+".limits", r.Limits, true)
 	if !r.Enabled {
+		var silent Registration
+		if silent.SetDefaults(); !reflect.DeepEqual(r, silent) {
+			v.warn(at, "set registration.enabled to true, or take registration out", "it says how backends register, and none can: enabled is false")
+		}
 		for i, p := range v.config.Pools {
 			if p.Registration {
 				v.warn(fmt.Sprintf("pools[%d].registration", i), "set registration.enabled to true", "nobody can register, because registration is not enabled")

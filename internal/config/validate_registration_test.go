@@ -66,6 +66,29 @@ func TestAllow(t *testing.T) {
 	}
 }
 
+func TestRegistrationThatIsOff(t *testing.T) {
+	for name, change := range map[string]func(r *Registration){
+		"ttl":           func(r *Registration) { r.TTL = seconds(30) },
+		"token_env":     func(r *Registration) { r.TokenEnv = "TOKEN" },
+		"route_prefix":  func(r *Registration) { r.RoutePrefix = "/rpc/" },
+		"allow":         func(r *Registration) { r.Allow = nil },
+		"max_instances": func(r *Registration) { r.MaxInstances = 5 },
+		"max_pools":     func(r *Registration) { r.MaxPools = 5 },
+		"limits":        func(r *Registration) { r.Limits.PerBackend = 1 },
+	} {
+		c := valid()
+		change(&c.Registration)
+		env := environment(map[string]string{"TOKEN": "secret"})
+		problems, warnings := Validate(c, env)
+		require.Empty(t, problems, name)
+		require.EqualError(t, warnings, "registration: it says how backends register, and none can: enabled is false; "+
+			"set registration.enabled to true, or take registration out", name)
+		c.Registration.Enabled = true
+		_, warnings = Validate(c, env)
+		require.NotContains(t, warnings.Error(), "enabled", name)
+	}
+}
+
 func TestRegistrationToken(t *testing.T) {
 	const warned = "registration.token_env: holds the admin token: who may register may do everything; give backends a token of their own"
 	env := environment(map[string]string{"ADMIN": "secret", "SAME": " secret\n", "OTHER": "another"})

@@ -36,6 +36,30 @@ func (v *validator) routes() {
 	}
 }
 
+// unreached warns of pools that no route leads to.
+func (v *validator) unreached() {
+	used := make(map[string]bool)
+	for _, r := range v.config.Routes {
+		if r.Proxy != nil {
+			used[r.Proxy.Pool] = true
+		}
+		if r.Fanout != nil {
+			used[r.Fanout.Pool] = true
+		}
+	}
+	for i, p := range v.config.Pools {
+		if used[p.Name] {
+			continue
+		}
+		follows := "nobody can reach it"
+		if p.Registration && v.config.Registration.Enabled {
+			// Only pools that registration makes bring a route along.
+			follows = "backends register there, and who calls them gets 404: a configured pool has the routes of the configuration only"
+		}
+		v.warn(fmt.Sprintf("pools[%d]", i), "add a route to it", "no route uses %s: %s", Quote(p.Name), follows)
+	}
+}
+
 // action judges that a route does exactly one thing.
 func (v *validator) action(at string, r Route) {
 	var actions []string

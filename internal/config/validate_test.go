@@ -199,6 +199,57 @@ func TestCollides(t *testing.T) {
 	}
 }
 
+func TestPoolsWithoutARoute(t *testing.T) {
+	for _, test := range []struct {
+		change func(c *Config)
+		want   string
+	}{
+		{func(c *Config) { c.Routes = c.Routes[:1] }, ""},
+		{func(c *Config) { c.Routes = c.Routes[1:] }, ""}, // writes alone are a use, too
+		{func(c *Config) { c.Routes = nil }, `pools[0]: no route uses "users": nobody can reach it; add a route to it`},
+		{func(c *Config) { c.Routes, c.Registration.Enabled = nil, true },
+			`pools[0]: no route uses "users": nobody can reach it; add a route to it`},
+		{func(c *Config) { c.Routes, c.Registration.Enabled, c.Pools[0].Registration = nil, true, true },
+			`pools[0]: no route uses "users": backends register there, and who calls them gets 404: ` +
+				"a configured pool has the routes of the configuration only; add a route to it"},
+		{func(c *Config) { c.Registration.Enabled, c.Pools[0].Registration = true, true }, ""},
+		{func(c *Config) { c.Routes, c.Pools[0].Registration = nil, true },
+			`pools[0]: no route uses "users": nobody can reach it; add a route to it` + "\n" +
+				"pools[0].registration: nobody can register, because registration is not enabled; set registration.enabled to true"},
+	} {
+		c := valid()
+		test.change(c)
+		problems, warnings := Validate(c, environment(nil))
+		require.Empty(t, problems)
+		require.Equal(t, test.want, warnings.Error())
+	}
+}
+
+func TestQueuesOfNobody(t *testing.T) {
+	const why = "limits.queue: nobody ever waits, because limit is 0; set limit, or take queue out"
+	for _, test := range []struct {
+		queue Queue
+		want  string
+	}{
+		{Queue{Timeout: seconds(5), Order: QueueFIFO}, ""}, // the defaults
+		{Queue{Timeout: seconds(6), Order: QueueFIFO}, why},
+		{Queue{Limit: 1, Timeout: seconds(6), Order: QueueFIFO}, ""},
+	} {
+		c := valid()
+		c.Pools[0].Limits.PerBackend, c.Pools[0].Limits.Queue = 1, test.queue
+		_, warnings := Validate(c, environment(nil))
+		c = valid()
+		c.Registration.Enabled, c.Registration.Limits.Queue = true, test.queue
+		_, more := Validate(c, environment(nil))
+		if test.want == "" {
+			require.Empty(t, append(warnings, more...))
+			continue
+		}
+		require.EqualError(t, warnings, "pools[0]."+test.want)
+		require.EqualError(t, more, "registration."+test.want)
+	}
+}
+
 func TestNeverReached(t *testing.T) {
 	tests := []struct {
 		a, b Match
@@ -214,6 +265,7 @@ func TestNeverReached(t *testing.T) {
 	}
 	for _, test := range tests {
 		c := valid()
+		c.Pools = nil
 		c.Routes = []Route{
 			{Name: "first", Match: test.a, Respond: &Respond{Status: 200}},
 			{Name: "second", Match: test.b, Respond: &Respond{Status: 200}},

@@ -145,6 +145,14 @@ func TestConflicts(t *testing.T) {
 	}
 }
 
+func TestHeartbeatIsAThirdOfTheTTL(t *testing.T) {
+	for ttl, want := range map[time.Duration]string{
+		time.Second: "333ms", 2 * time.Second: "666ms", 30 * time.Second: "10s", 1001 * time.Millisecond: "333ms", 24 * time.Hour: "8h0m0s",
+	} {
+		require.Equal(t, want, Instance{TTL: ttl}.Heartbeat().String(), ttl)
+	}
+}
+
 func TestHeartbeat(t *testing.T) {
 	b := NewBook(settings)
 	first := at("p", "a")

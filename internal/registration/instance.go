@@ -68,8 +68,8 @@ type Instance struct {
 }
 
 // Heartbeat returns how often the instance should register again: two times may
-// fail before it expires.
-func (i Instance) Heartbeat() time.Duration { return i.TTL / 3 }
+// fail before it expires. It is in whole milliseconds.
+func (i Instance) Heartbeat() time.Duration { return (i.TTL / 3).Truncate(time.Millisecond) }
 
 // stored is the document of an instance in the store. Fields that a later
 // version adds are not read, those that it misses are zero.

@@ -7,6 +7,9 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"lb/internal/backend"
+	"lb/internal/balance"
 )
 
 // TestDocumentedConfigsLoad loads every YAML block of the README and the docs,
@@ -38,4 +41,27 @@ func TestDocumentedConfigsLoad(t *testing.T) {
 	_, warnings, err := File(filepath.Join(root, "deploy", "lb.yaml"), Options{})
 	require.NoError(t, err)
 	require.Empty(t, warnings)
+}
+
+// TestDocumentedScoreThatCannotFail has the formula of docs/policies.md that asks
+// first what a label is give a number for any label: one that failed would be the
+// last choice, though it costs least here.
+func TestDocumentedScoreThatCannotFail(t *testing.T) {
+	text, err := os.ReadFile("../../../docs/policies.md")
+	require.NoError(t, err)
+	row := regexp.MustCompile("(?m)^\\| `(inflight \\* .*labels.cost matches.*?)` \\|").FindSubmatch(text)
+	require.NotNil(t, row)
+	factory, err := balance.New(balance.Spec{Name: "custom", Score: string(row[1])})
+	require.NoError(t, err)
+	for _, labels := range []map[string]string{
+		nil, {"cost": ""}, {"cost": "much"}, {"cost": "-1"}, {"cost": "1e999"}, {"cost": "0x"}, {"cost": "99999999999999999999"}, {"cost": "1"},
+	} {
+		cheap, dear := &backend.Backend{ID: "cheap"}, &backend.Backend{ID: "dear"}
+		cheap.SetTraits(1, labels)
+		dear.SetTraits(1, map[string]string{"cost": "3"})
+		cheap.TryBegin()
+		dear.TryBegin()
+		picked := factory([]*backend.Backend{dear, cheap}, nil).Pick(new(balance.Query))
+		require.Equal(t, "cheap", picked.ID, labels)
+	}
 }

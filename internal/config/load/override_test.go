@@ -71,6 +71,7 @@ func TestEnvironmentOverFile(t *testing.T) {
 		"LB_REGISTRATION_TOKEN":                "secret of backends",
 		"LB_REGISTRATION_ROUTE_PREFIX":         "/rpc/",
 		"LB_REGISTRATION_MAX_POOLS":            "7",
+		"LB_REGISTRATION_LIMITS_QUEUE_LIMIT":   "9",
 		"LB_REGISTRATION_LIMITS_QUEUE_TIMEOUT": "3s",
 	} {
 		t.Setenv(name, value)
@@ -83,7 +84,7 @@ func TestEnvironmentOverFile(t *testing.T) {
 	}, texts(warnings), "a variable that another names is read")
 	r := config.Default().Registration
 	r.Enabled, r.TTL, r.TokenEnv, r.RoutePrefix, r.MaxPools = true, config.Duration(20*time.Second), "LB_REGISTRATION_TOKEN", "/rpc/", 7
-	r.Limits.Queue.Timeout = config.Duration(3 * time.Second)
+	r.Limits.Queue.Limit, r.Limits.Queue.Timeout = 9, config.Duration(3*time.Second)
 	require.Equal(t, r, c.Registration)
 	require.Equal(t, config.Admin{Address: ":2222", TokenEnv: "MY_TOKEN"}, c.Admin)
 	require.Equal(t, ":3333", c.Metrics.Address)
