@@ -45,8 +45,8 @@ part is missing.`,
 }
 
 func printReport(w io.Writer, to string, r store.Report) error {
-	_, err := fmt.Fprintf(w, "%s has\n  %d writes to deliver\n  %d parked writes, %d of them damaged\n  %d words of operators\n  %d registrations\n  %d audit records\n",
-		to, r.Writes, r.Parked, r.Damaged, r.Operator, r.Registrations, r.Audit)
+	_, err := fmt.Fprintf(w, "%s has\n  %d writes to deliver\n  %d parked writes, %d of them damaged\n  %d words of operators\n  %d registrations\n  %d audit records\n  %d versions of the configuration\n",
+		to, r.Writes, r.Parked, r.Damaged, r.Operator, r.Registrations, r.Audit, r.Versions)
 	if err == nil && len(r.Lost) > 0 {
 		_, err = fmt.Fprintln(w, "lost:")
 	}

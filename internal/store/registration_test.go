@@ -111,7 +111,7 @@ func olderFile(t *testing.T) (path string) {
 	path = filepath.Join(t.TempDir(), "lb.db")
 	s := mustOpen(t, path)
 	require.NoError(t, s.Append(t.Context(), record("1")))
-	require.NoError(t, s.conn.Exec(`DROP TABLE registrations; PRAGMA user_version = 2`))
+	require.NoError(t, s.conn.Exec(`DROP TABLE registrations; DROP TABLE config_versions; PRAGMA user_version = 2`))
 	require.NoError(t, s.Close())
 	return path
 }

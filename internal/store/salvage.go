@@ -24,6 +24,8 @@ type Report struct {
 	// Operator counts words of operators, Registrations instances that
 	// registered, Audit records of the trail.
 	Operator, Registrations, Audit int
+	// Versions counts those of the configuration.
+	Versions int
 	// Lost says in words what cannot be read: ranges of writes, and tables.
 	Lost []string
 }
@@ -142,6 +144,9 @@ func salvage(ctx context.Context, wreck, fresh string, key []byte, report *Repor
 			return err
 		}
 		if err := bringAudit(old, target, report); err != nil {
+			return err
+		}
+		if err := bringVersions(old, target, report); err != nil {
 			return err
 		}
 		return ctx.Err()

@@ -49,6 +49,7 @@ var migrations = []string{
 		document BLOB NOT NULL,
 		UNIQUE (pool, instance)
 	) STRICT;`,
+	configVersions,
 }
 
 // The journal's tables and indexes stand by themselves because repair makes them
