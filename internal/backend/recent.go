@@ -33,8 +33,20 @@ const (
 // start, such as that of a test, moves on all the same.
 var started = time.Now().Add(-50 * 365 * 24 * time.Hour)
 
-// SetWindow sets the window. It is for the owner, before attempts are counted.
-func (r *Recent) SetWindow(d time.Duration) { r.width.Store(int64(d / recentSlices)) }
+// SetWindow sets the window. If that is another one, what was counted in the old
+// one is lost; how many failed in a row is not. Attempts may end at the same
+// time: those that are counted by the old width are in no slice of the new one.
+// Its only caller is the pool, under its lock.
+func (r *Recent) SetWindow(d time.Duration) {
+	width := int64(d / recentSlices)
+	if width == r.sliceWidth() {
+		return
+	}
+	r.width.Store(width)
+	for i := range r.slices {
+		r.slices[i].Store(0)
+	}
+}
 
 // Count counts an attempt that ended at now.
 func (r *Recent) Count(now time.Time, failed bool) {
@@ -112,9 +124,12 @@ func (r *Recent) NextRound() { r.round.Add(1) }
 
 // when numbers the slices of time, from 1: an empty word is about none.
 func (r *Recent) when(now time.Time) uint64 {
-	width := r.width.Load()
-	if width == 0 {
-		width = int64(DefaultWindow / recentSlices)
+	return uint64(max(0, now.Sub(started))/time.Duration(r.sliceWidth())) + recentSlices //nolint:gosec // not negative
+}
+
+func (r *Recent) sliceWidth() int64 {
+	if width := r.width.Load(); width != 0 {
+		return width
 	}
-	return uint64(max(0, now.Sub(started))/time.Duration(width)) + recentSlices //nolint:gosec // not negative
+	return int64(DefaultWindow / recentSlices)
 }

@@ -103,6 +103,26 @@ func TestRecentStopsCountingBeforeItOverflows(t *testing.T) {
 	require.Equal(t, Figures{Total: countMask + 1, Failed: countMask}, f)
 }
 
+func TestAnotherWindowBeginsEmpty(t *testing.T) {
+	var r Recent
+	now := time.Now()
+	r.Count(now, true)
+	r.SetWindow(DefaultWindow)
+	require.Equal(t, Figures{Total: 1, Failed: 1, Row: 1}, r.Figures(now), "that is no other")
+	r.SetWindow(time.Minute)
+	require.Equal(t, Figures{Row: 1}, r.Figures(now))
+	r.Count(now, true)
+	r.SetWindow(time.Minute)
+	require.Equal(t, Figures{Total: 1, Failed: 1, Row: 2}, r.Figures(now))
+	require.Equal(t, 1, r.Figures(now.Add(50*time.Second)).Total)
+
+	same := started.Add(10 << 28 * 100 * time.Millisecond) // where both windows number their slices alike
+	r.SetWindow(time.Second)
+	r.Count(same, true)
+	r.SetWindow(2 * time.Second)
+	require.Zero(t, r.Figures(same).Total)
+}
+
 func TestRecentUnderConcurrency(t *testing.T) {
 	const workers, each = 16, 15_000
 	var r Recent

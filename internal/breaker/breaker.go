@@ -78,6 +78,16 @@ type Breaker struct {
 // New returns a closed breaker.
 func New(s *Settings) *Breaker { return &Breaker{settings: s} }
 
+// Configure has s decide from now on. The state stays: a closed breaker meets
+// the new limits with the next failure, an open one keeps its time, and a
+// half-open one starts its trials anew if their number changes.
+func (b *Breaker) Configure(s *Settings) {
+	if b.settings.HalfOpen != s.HalfOpen {
+		b.passed = 0
+	}
+	b.settings = s
+}
+
 // State returns the state as of the last call of Advance.
 func (b *Breaker) State() State { return b.state }
 

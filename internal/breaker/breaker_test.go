@@ -87,6 +87,34 @@ func TestPassedCountsAnewInEachHalfOpen(t *testing.T) {
 	require.Zero(t, passed)
 }
 
+func TestConfigureKeepsTheState(t *testing.T) {
+	few := &Settings{Open: 10 * time.Second, MaxOpen: time.Minute, HalfOpen: 2}
+	more := &Settings{Open: time.Second, MaxOpen: 15 * time.Second, HalfOpen: 3}
+	b := New(few)
+	b.Configure(more)
+	require.Equal(t, Closed, b.State())
+	b.Configure(few)
+	b.Trip(epoch)
+	b.Configure(more)
+	require.Equal(t, Open, b.State())
+	require.Equal(t, epoch.Add(10*time.Second), b.Until())
+	b.Advance(b.Until())
+	b.Pass(epoch)
+	other := *more
+	other.Window = time.Minute
+	b.Configure(&other)
+	passed, of := b.Passed()
+	require.Equal(t, []int{1, 3}, []int{passed, of}, "as many trials as before: they go on")
+	b.Configure(few)
+	passed, of = b.Passed()
+	require.Equal(t, []int{0, 2}, []int{passed, of})
+	require.Equal(t, HalfOpen, b.State())
+	require.Equal(t, 20*time.Second, b.Trip(epoch))
+	b.Configure(more)
+	b.Advance(b.Until())
+	require.Equal(t, 15*time.Second, b.Trip(epoch), "no longer than the new bound")
+}
+
 // Whatever the durations, each time is as long as the last one, or longer.
 func TestTheLongestTimesDoNotOverflow(t *testing.T) {
 	const years = 200 * 365 * 24 * time.Hour

@@ -37,8 +37,8 @@ func (f *Front) Busy() int64 { return f.busy.Load() }
 
 // Handler returns the handler for one listener. bodyIdle is the longest pause
 // that a client may make while it sends a body.
-func (f *Front) Handler(l *exchange.Listener, bodyIdle time.Duration) http.Handler {
-	h := &handler{front: f, bodyIdle: bodyIdle}
+func (f *Front) Handler(l *exchange.Listener, bodyIdle time.Duration) *Handler {
+	h := &Handler{front: f, bodyIdle: bodyIdle}
 	h.turns.New = func() any {
 		t := new(turn)
 		t.x.Listener = l
@@ -47,11 +47,30 @@ func (f *Front) Handler(l *exchange.Listener, bodyIdle time.Duration) http.Handl
 	return h
 }
 
-type handler struct {
+// Handler serves one listener. Safe for concurrent use.
+type Handler struct {
 	front    *Front
 	bodyIdle time.Duration
 	turns    sync.Pool
+	draining atomic.Bool
+	tunnels  tunnels
 }
+
+// Drain makes every answer to a client of this listener ask from now on for its
+// connection to be closed.
+func (h *Handler) Drain() { h.draining.Store(true) }
+
+// drains reports whether the listener, or all of them, drain.
+func (h *Handler) drains() bool { return h.draining.Load() || h.front.draining.Load() }
+
+// EndTunnels asks both ends of every tunnel of this listener to end, and closes
+// those that have not within that time; a second is plenty. It does not wait.
+// What becomes a tunnel later ends the same way. A WebSocket client is told that
+// the server goes away (1001).
+func (h *Handler) EndTunnels(within time.Duration) { h.tunnels.end(within) }
+
+// Tunnels returns how many there are.
+func (h *Handler) Tunnels() int { return h.tunnels.count() }
 
 // turn is what one request needs while it is served; it is used again.
 type turn struct {
@@ -63,11 +82,11 @@ type turn struct {
 }
 
 // ServeHTTP serves one request from its head to its last byte.
-func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	t := h.turns.Get().(*turn)
 	x := &t.x
 	t.view.reset(r)
-	t.w = writer{ResponseWriter: w, x: x, http10: !r.ProtoAtLeast(1, 1), draining: &h.front.draining}
+	t.w = writer{ResponseWriter: w, x: x, http10: !r.ProtoAtLeast(1, 1), handler: h}
 	if r.ContentLength != 0 {
 		t.body = &body{ReadCloser: r.Body, control: http.NewResponseController(w), idle: h.bodyIdle, awaited: r.Header["Expect"] != nil}
 		t.w.body = t.body
@@ -97,13 +116,14 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // finish closes the request's record. It runs also when a carrier panics to
 // break the connection off, and lets that panic go on.
-func (h *handler) finish(t *turn, r *http.Request) {
+func (h *Handler) finish(t *turn, r *http.Request) {
 	x := &t.x
 	if t.body != nil {
 		x.BytesIn = t.body.read.Load()
 		t.body.abandon(true)
 	}
 	if t.w.tunnel != nil { // its other direction may still be ending
+		h.tunnels.remove(t.w.tunnel)
 		x.BytesIn, x.BytesOut = t.w.tunnel.in.Load(), t.w.tunnel.out.Load()
 	}
 	switch {

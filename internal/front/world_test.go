@@ -36,6 +36,7 @@ type world struct {
 	backend    *backend.Backend
 	transports *transport.Set
 	route      *exchange.Route
+	listener   *exchange.Listener
 
 	mu       sync.Mutex
 	finished []record
@@ -101,7 +102,8 @@ func newLimitedWorld(t testing.TB, h http.HandlerFunc, slots int, limits pool.Li
 	})
 	w.pool, w.backend, w.transports, w.route = p, b, set, &snapshot.Routes[1]
 	w.front = &Front{Decider: decider, Proxy: proxy.New(decider, set, nil)}
-	w.Handler = w.front.Handler(&exchange.Listener{Name: "public", MaxFields: 10, Scheme: "http"}, time.Minute)
+	w.listener = &exchange.Listener{Name: "public", MaxFields: 10, Scheme: "http"}
+	w.Handler = w.front.Handler(w.listener, time.Minute)
 	return w
 }
 

@@ -4,12 +4,10 @@ import (
 	"bufio"
 	"encoding/json"
 	"errors"
-	"io"
 	"net"
 	"net/http"
 	"strconv"
 	"strings"
-	"sync/atomic"
 
 	"lb/internal/exchange"
 	"lb/internal/outcome"
@@ -20,13 +18,13 @@ import (
 // net/http from adding what the backend did not say.
 type writer struct {
 	http.ResponseWriter
-	x        *exchange.Exchange
-	http10   bool // the client speaks HTTP/1.0: no 1xx may go to it
-	draining *atomic.Bool
-	body     *body // the request's, nil if it has none
-	length   int64 // Content-Length of the answer, -1 if unknown
-	broken   error // the first error in writing to the client
-	tunnel   *tunnel
+	x       *exchange.Exchange
+	handler *Handler
+	http10  bool  // the client speaks HTTP/1.0: no 1xx may go to it
+	body    *body // the request's, nil if it has none
+	length  int64 // Content-Length of the answer, -1 if unknown
+	broken  error // the first error in writing to the client
+	tunnel  *tunnel
 }
 
 // WriteHeader sends an interim or the final head.
@@ -46,7 +44,7 @@ func (w *writer) WriteHeader(status int) {
 	if _, ok := h["Content-Type"]; !ok {
 		h["Content-Type"] = nil // nothing is sniffed
 	}
-	if w.draining.Load() || w.early() {
+	if w.handler.drains() || w.early() {
 		h.Set("Connection", "close")
 	}
 	w.length = -1
@@ -127,7 +125,8 @@ func (w *writer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	w.x.Status = http.StatusSwitchingProtocols
 	w.x.HeadSent.Store(true)
 	w.Header()["X-Request-Id"] = []string{w.x.Forward.RequestID} // httputil writes the head from here
-	w.tunnel = &tunnel{Conn: conn, early: rw.Reader}
+	w.tunnel = newTunnel(conn, rw.Reader)
+	w.handler.tunnels.add(w.tunnel)
 	return w.tunnel, rw, nil
 }
 
@@ -158,27 +157,4 @@ func (w *writer) json(status int, v any) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.answer(status, append(b, '\n'))
-}
-
-// tunnel is a hijacked connection that gives early bytes first, and counts.
-type tunnel struct {
-	net.Conn
-	early   *bufio.Reader
-	in, out atomic.Int64
-}
-
-func (t *tunnel) Read(p []byte) (int, error) {
-	var r io.Reader = t.Conn
-	if n := t.early.Buffered(); n > 0 {
-		r, p = t.early, p[:min(n, len(p))]
-	}
-	n, err := r.Read(p)
-	t.in.Add(int64(n))
-	return n, err
-}
-
-func (t *tunnel) Write(p []byte) (int, error) {
-	n, err := t.Conn.Write(p)
-	t.out.Add(int64(n))
-	return n, err
 }

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -43,7 +42,7 @@ func newWriter(method string) (*writer, *heads) {
 	to := &heads{ResponseRecorder: httptest.NewRecorder()}
 	x := &exchange.Exchange{Method: method}
 	x.Forward.RequestID = "id"
-	return &writer{ResponseWriter: to, x: x, draining: new(atomic.Bool)}, to
+	return &writer{ResponseWriter: to, x: x, handler: &Handler{front: new(Front)}}, to
 }
 
 func TestInterimHeads(t *testing.T) {
@@ -87,7 +86,7 @@ func TestFinalHeads(t *testing.T) {
 		for name, values := range c.said {
 			w.Header()[name] = values
 		}
-		w.draining.Store(c.draining)
+		w.handler.draining.Store(c.draining)
 		w.WriteHeader(http.StatusOK)
 		c.sent["X-Request-Id"] = []string{"id"}
 		require.Equal(t, c.sent, to.Header(), name)

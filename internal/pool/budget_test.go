@@ -76,9 +76,37 @@ func TestBudgetWithAClockThatStepsBack(t *testing.T) {
 	require.Equal(t, 3, withdrawals(b))
 	c.Time = c.Add(-time.Hour)
 	require.Zero(t, withdrawals(b), "time that goes backwards pays nothing")
-	b.ratio = token
+	b.Configure(1, 3)
 	b.Deposit()
 	require.True(t, b.Withdraw(), "and what requests pay still counts")
+}
+
+func TestBudgetWithOtherRates(t *testing.T) {
+	for name, test := range map[string]struct {
+		before, after rates
+		want          int
+	}{
+		"what was paid in stays":          {rates{0, 3}, rates{0, 0}, 3 + 30},
+		"the old rate until then":         {rates{0, 3}, rates{0, 1}, 3 + 30 + 10},
+		"a rate begins when it is set":    {rates{0, 0}, rates{0, 5}, 50},
+		"nothing left over is multiplied": {rates{0, 0.00009}, rates{0, 1}, 10},
+		"requests pay the new share":      {rates{500, 0}, rates{200, 0}, 50 + 20},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := &clock{time.Unix(1e9, 0)}
+			b := newBudget(float64(test.before.ratio)/token, test.before.perSecond, c.now)
+			for range 100 {
+				b.Deposit()
+			}
+			c.Time = c.Add(10 * time.Second)
+			b.Configure(float64(test.after.ratio)/token, test.after.perSecond)
+			for range 100 {
+				b.Deposit()
+			}
+			c.Time = c.Add(10 * time.Second)
+			require.Equal(t, test.want, withdrawals(b))
+		})
+	}
 }
 
 func TestBudgetUnderConcurrency(t *testing.T) {

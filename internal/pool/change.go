@@ -86,7 +86,9 @@ func (p *Pool) SetLimit(b *backend.Backend, n int) {
 func (p *Pool) SetLimits(l Limits) {
 	p.mu.Lock()
 	defer p.tell()
-	p.options.Limits = l
+	s := *p.settings.Load()
+	s.Limits = l
+	p.settings.Store(&s)
 	m := *p.members.Load()
 	m.limits = l
 	p.members.Store(&m)
@@ -104,7 +106,9 @@ func (p *Pool) SetTraits(b *backend.Backend, weight int, labels map[string]strin
 func (p *Pool) SetPolicy(f balance.Factory) {
 	p.mu.Lock()
 	defer p.tell()
-	p.options.Policy = f
+	s := *p.settings.Load()
+	s.Policy = f
+	p.settings.Store(&s)
 	p.rebuild(p.members.Load().All)
 }
 
@@ -152,9 +156,9 @@ func (p *Pool) tell() {
 	for len(p.untold) > 0 {
 		c := p.untold[0]
 		p.untold = p.untold[1:]
-		if p.options.OnChange != nil {
+		if p.onChange != nil {
 			p.mu.Unlock()
-			p.options.OnChange(c)
+			p.onChange(c)
 			p.mu.Lock()
 		}
 	}

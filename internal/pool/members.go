@@ -31,11 +31,12 @@ func (p *Pool) rebuild(all []*backend.Backend) {
 		return
 	}
 	p.soonestKnown = false
+	settings := p.settings.Load()
 	m := &Members{
 		All:      all,
 		Eligible: ranging(all, backend.Serves, backend.Serves),
 		present:  those(all, func(s backend.State) bool { return s.Presence == backend.Present }),
-		limits:   p.options.Limits,
+		limits:   settings.Limits,
 	}
 	last := backend.OnTrial // the last standing that serves
 	switch {
@@ -50,10 +51,23 @@ func (p *Pool) rebuild(all []*backend.Backend) {
 		prev = old.picker
 	}
 	m.serving = ranging(all, backend.Serves, last)
-	m.picker = p.options.Policy(m.serving, prev)
+	m.picker = settings.Policy(m.serving, prev)
 	m.kept = ranging(all, backend.OnTrial, backend.LastResort)
-	m.reserve = p.options.Policy(m.kept, m.picker)
+	m.reserve = settings.Policy(m.kept, m.picker)
 	p.members.Store(m)
+}
+
+// batch lets do change many states at once: the members are frozen anew when all
+// is done. Called with mu held.
+func (p *Pool) batch(do func()) {
+	if p.batching {
+		do() // a part of the whole
+		return
+	}
+	p.batching = true
+	do()
+	p.batching = false
+	p.rebuild(p.members.Load().All)
 }
 
 // ranging returns those of all whose standing is from first to last, in order.

@@ -57,11 +57,13 @@ type Pool struct {
 	waiting atomic.Int64 // how many are in the queue; written under its lock
 	slowest atomic.Int64 // the highest average of the members' Speed, in nanoseconds
 
+	settings atomic.Pointer[Settings] // never changed, but replaced under mu
+	onChange func(Change)
+
 	mu       sync.Mutex // guards what follows, and is held by whoever replaces members
-	options  Options    // Policy and Limits may change
 	watches  map[*backend.Backend]*watch
 	tripped  int  // how many of them have a breaker that is not closed
-	batching bool // many states change at once: members are frozen anew at the end
+	batching bool // see batch
 	closed   bool
 	untold   []Change // in the order in which they happened
 	telling  bool     // somebody is about to tell them
@@ -77,7 +79,10 @@ type Pool struct {
 // New returns a pool. Its members are up, enabled and without a word against
 // them; what is known to be otherwise is set before the pool is used.
 func New(o Options) *Pool {
-	p := &Pool{Name: o.Name, Budget: o.Budget, options: o, watches: make(map[*backend.Backend]*watch)}
+	p := &Pool{Name: o.Name, Budget: o.Budget, onChange: o.OnChange, watches: make(map[*backend.Backend]*watch)}
+	p.settings.Store(&Settings{
+		Policy: o.Policy, Limits: o.Limits, Breaker: o.Breaker, MaxOpenShare: o.MaxOpenShare, SlowStart: o.SlowStart,
+	})
 	p.queue.born, p.queue.offer = time.Now(), p.offerTo
 	for _, b := range o.Backends {
 		p.watch(b)

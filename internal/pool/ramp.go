@@ -15,22 +15,23 @@ const rampStep = time.Second
 // beginRamp begins the slow start of a backend that has come back. Called with
 // mu held.
 func (p *Pool) beginRamp(w *watch, now time.Time) {
-	if p.options.SlowStart <= 0 || p.closed {
+	whole := p.settings.Load().SlowStart
+	if whole <= 0 || p.closed {
 		return
 	}
-	w.ramp = now
+	w.ramp, w.whole = now, whole
 	p.climb(w, now)
 }
 
 // climb gives w's backend the share that belongs to now. Called with mu held.
 func (p *Pool) climb(w *watch, now time.Time) {
-	whole, passed := p.options.SlowStart, now.Sub(w.ramp)
-	if passed >= whole {
+	passed := now.Sub(w.ramp)
+	if passed >= w.whole {
 		p.endRamp(w)
 		return
 	}
-	w.backend.SetShare(firstShare + int(float64(backend.FullShare-firstShare)*float64(passed)/float64(whole)))
-	step := max(min(rampStep, whole/20), time.Millisecond)
+	w.backend.SetShare(firstShare + int(float64(backend.FullShare-firstShare)*float64(passed)/float64(w.whole)))
+	step := max(min(rampStep, w.whole/20), time.Millisecond)
 	var t *time.Timer
 	t = time.AfterFunc(step, func() {
 		p.mu.Lock()

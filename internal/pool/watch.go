@@ -22,8 +22,9 @@ type watch struct {
 	last     gate             // as regate last saw it
 	timer    *time.Timer      // for what the gate does next by itself
 
-	changed   bool      // its state, since the start
-	ramp      time.Time // when its slow start began; zero outside of one
+	changed   bool          // its state, since the start
+	ramp      time.Time     // when its slow start began; zero outside of one
+	whole     time.Duration // how long that slow start takes
 	rampTimer *time.Timer
 
 	why struct{ admin, presence, health, sync string } // the gate tells its own
@@ -66,16 +67,26 @@ func (w *watch) gate(now time.Time) gate {
 func (p *Pool) watch(b *backend.Backend) {
 	w := &watch{backend: b}
 	w.why.presence, w.why.health = "so it came into the pool", "not probed yet" // for who begins so
-	if limits := p.options.Breaker; limits != nil {
+	limits := p.settings.Load().Breaker
+	if limits != nil {
 		w.breaker = breaker.New(limits)
-		b.Recent.SetWindow(limits.Window)
 	}
+	b.Recent.SetWindow(windowOf(limits))
 	if s := b.State(); s.Gate != backend.GateOpen { // from an earlier stay
 		s.Gate = backend.GateOpen
 		b.SetState(s)
 		b.EndTrials()
 	}
 	p.watches[b] = w
+}
+
+// windowOf is for how long attempts are counted under a breaker with these
+// limits, nil for none.
+func windowOf(limits *breaker.Settings) time.Duration {
+	if limits == nil {
+		return backend.DefaultWindow
+	}
+	return limits.Window
 }
 
 // unwatch ends that. Called with mu held.
@@ -210,12 +221,11 @@ func (p *Pool) Accepts(b *backend.Backend) {
 // recall shortens all ejections: the first backend has come back after a total
 // outage, and must not carry everything until the others' times out are over.
 func (p *Pool) recall(now time.Time) {
-	p.batching = true
-	for _, b := range p.members.Load().All {
-		p.shorten(p.watches[b], now, "connect ejection is over: another backend is back, one request may try")
-	}
-	p.batching = false
-	p.rebuild(p.members.Load().All)
+	p.batch(func() {
+		for _, b := range p.members.Load().All {
+			p.shorten(p.watches[b], now, "connect ejection is over: another backend is back, one request may try")
+		}
+	})
 }
 
 func (p *Pool) shorten(w *watch, now time.Time, reason string) {
@@ -228,7 +238,7 @@ func (p *Pool) shorten(w *watch, now time.Time, reason string) {
 // failed notes a bad end of an attempt at b, which has been counted, and opens
 // b's breaker if that was one too many, or the trial of this period.
 func (p *Pool) failed(b *backend.Backend, trial uint32, now time.Time) {
-	limits := p.options.Breaker
+	limits := p.settings.Load().Breaker
 	if limits == nil {
 		if trial != 0 {
 			b.ReturnTrial(trial)
@@ -237,8 +247,7 @@ func (p *Pool) failed(b *backend.Backend, trial uint32, now time.Time) {
 		return
 	}
 	figures := b.Recent.Figures(now)
-	trips := limits.Trips(figures)
-	if !trips && trial == 0 {
+	if trial == 0 && !limits.Trips(figures) {
 		return
 	}
 	p.mu.Lock()
@@ -247,6 +256,13 @@ func (p *Pool) failed(b *backend.Backend, trial uint32, now time.Time) {
 	if w == nil || p.closed {
 		return
 	}
+	if limits = p.settings.Load().Breaker; limits == nil { // just removed
+		if trial != 0 {
+			b.ReturnTrial(trial)
+		}
+		return
+	}
+	trips := limits.Trips(figures)
 	w.breaker.Advance(now)
 	switch w.breaker.State() {
 	case breaker.Closed:
@@ -281,7 +297,7 @@ func (p *Pool) mayOpen(b *backend.Backend) bool {
 		others--
 	}
 	// A share such as 0.29 of 100 comes out just below 29.
-	most := int(math.Floor(p.options.MaxOpenShare*float64(len(m.All)) + 1e-9))
+	most := int(math.Floor(p.settings.Load().MaxOpenShare*float64(len(m.All)) + 1e-9))
 	return others > 0 && p.tripped < most
 }
 

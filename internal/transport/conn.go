@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"errors"
 	"maps"
 	"net"
 	"net/http/httptrace"
@@ -29,6 +30,15 @@ func (c *backendConn) Read(p []byte) (int, error) {
 func (c *backendConn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	return n, c.owner.explain(err)
+}
+
+// CloseWrite ends lb's side of a tunnel alone.
+func (c *backendConn) CloseWrite() error {
+	half, ok := c.Conn.(interface{ CloseWrite() error })
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	return c.owner.explain(half.CloseWrite())
 }
 
 func (c *backendConn) Close() error {

@@ -35,7 +35,7 @@ func newServer(t *testing.T, answer func(w io.Writer, r *http.Request, conn, n i
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	s := &server{address: l.Addr().String(), ended: make(chan struct{}, 100)}
+	s := &server{address: l.Addr().String(), ended: make(chan struct{}, 1000)}
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for {

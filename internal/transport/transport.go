@@ -52,11 +52,11 @@ const (
 	expectContinue = time.Second
 )
 
-// Transport carries requests to one backend.
+// Transport carries requests to one backend. Safe for concurrent use.
 type Transport struct {
 	backend *backend.Backend
-	rt      *http.Transport
-	conns   connections
+	rt      atomic.Pointer[http.Transport]
+	conns   connections     // of every rt that there was
 	life    context.Context // ends with Cut
 	end     context.CancelFunc
 }
@@ -65,11 +65,21 @@ type Transport struct {
 func New(b *backend.Backend, s Settings) *Transport {
 	t := &Transport{backend: b}
 	t.life, t.end = context.WithCancel(context.Background())
+	t.rt.Store(t.roundTripper(s))
+	return t
+}
+
+// Configure has s hold for requests from now on. Those in flight end as they
+// began, on connections that are not used again; the idle ones are closed.
+func (t *Transport) Configure(s Settings) { t.rt.Swap(t.roundTripper(s)).CloseIdleConnections() }
+
+// roundTripper returns what sends requests over connections of its own.
+func (t *Transport) roundTripper(s Settings) *http.Transport {
 	dialer := &net.Dialer{Timeout: s.Connect}
 	if s.Allow != nil {
 		dialer.ControlContext = judged(s.Allow)
 	}
-	t.rt = &http.Transport{
+	return &http.Transport{
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return t.dial(ctx, dialer, network)
 		},
@@ -82,7 +92,6 @@ func New(b *backend.Backend, s Settings) *Transport {
 		WriteBufferSize:        writeBuffer,
 		ReadBufferSize:         readBuffer,
 	}
-	return t
 }
 
 // judged returns a hook for dials that has allow judge the address which a
@@ -163,11 +172,18 @@ func (t *Transport) roundTrip(req *http.Request, gotConn func(httptrace.GotConnI
 		req = req.WithContext(httptrace.WithClientTrace(req.Context(), trace))
 	}
 	trace.GotConn = gotConn
-	return t.rt.RoundTrip(req)
+	rt := t.rt.Load()
+	res, err := rt.RoundTrip(req)
+	if t.rt.Load() != rt {
+		// Configured anew since: net/http takes a request for a sign that
+		// connections are to be kept again.
+		rt.CloseIdleConnections()
+	}
+	return res, err
 }
 
 // Close closes the idle connections. Those in use end with their requests.
-func (t *Transport) Close() { t.rt.CloseIdleConnections() }
+func (t *Transport) Close() { t.rt.Load().CloseIdleConnections() }
 
 // Cut closes every connection, in use or idle, for good. What is in flight, up
 // to bodies and tunnels under way, fails with outcome.ErrWithdrawn in its chain,
@@ -178,7 +194,7 @@ func (t *Transport) Cut() {
 	for _, c := range conns {
 		_ = c.Close()
 	}
-	t.rt.CloseIdleConnections() // also those that are about to become idle
+	t.rt.Load().CloseIdleConnections() // also those that are about to become idle
 }
 
 // IsCut reports whether Cut was called.

@@ -131,8 +131,8 @@ func TestWantOfDescriptorsDoesNotMarkTheBackend(t *testing.T) {
 func TestACancelledRequestDoesNotMarkTheBackend(t *testing.T) {
 	tr, b := newTransport(t, "127.0.0.1:1")
 	dialling, dialled := make(chan struct{}), make(chan error, 1)
-	dial := tr.rt.DialContext
-	tr.rt.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+	dial := tr.rt.Load().DialContext
+	tr.rt.Load().DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 		close(dialling)
 		<-ctx.Done()
 		conn, err := dial(ctx, network, address)
