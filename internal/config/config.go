@@ -16,6 +16,7 @@ type Config struct {
 	Admin        Admin        `yaml:"admin"`
 	Metrics      Metrics      `yaml:"metrics"`
 	Storage      Storage      `yaml:"storage"`
+	Reload       Reload       `yaml:"reload"`
 	Shutdown     Shutdown     `yaml:"shutdown"`
 	Log          Log          `yaml:"log"`
 }
@@ -422,6 +423,12 @@ type Storage struct {
 	// reads it, under which the stored requests are encrypted. Empty: they are
 	// not.
 	KeyEnv string `yaml:"key_env"`
+}
+
+// Reload says when the configuration is read again.
+type Reload struct {
+	// Watch reads it when the content of its file has changed.
+	Watch bool `yaml:"watch"`
 }
 
 // Shutdown shapes the stop.

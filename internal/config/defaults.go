@@ -20,6 +20,7 @@ func (c *Config) SetDefaults() {
 	c.Registration.SetDefaults()
 	c.Admin.SetDefaults()
 	c.Storage = Storage{Path: "lb.db"}
+	c.Reload = Reload{Watch: true}
 	c.Shutdown = Shutdown{Drain: seconds(30)}
 	c.Log.SetDefaults()
 }

@@ -49,6 +49,14 @@ func (m *Route) Observe(status int, seconds float64) {
 	m.duration.Observe(seconds)
 }
 
+// codeAt is the label for the status at that place of Route.codes.
+func codeAt(i int) string {
+	if i == otherCode {
+		return "other"
+	}
+	return strconv.Itoa(minStatus + i)
+}
+
 // unseen counts what nobody is to see.
 var unseen = &Counter{prometheus.NewCounter(prometheus.CounterOpts{Name: "unseen"})}
 
@@ -63,12 +71,8 @@ func (m *Route) code(status int) *Counter {
 	if m.gone.Load() {
 		return unseen
 	}
-	code := "other"
-	if i != otherCode {
-		code = strconv.Itoa(status)
-	}
 	// Two goroutines may come here at once; both get the same series.
-	c := &Counter{m.requests.WithLabelValues(m.route, m.pool, code)}
+	c := &Counter{m.requests.WithLabelValues(m.route, m.pool, codeAt(i))}
 	m.codes[i].Store(c)
 	return c
 }

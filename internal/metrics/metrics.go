@@ -49,6 +49,7 @@ type Registry struct {
 	settled         *prometheus.CounterVec
 	disagreements   *prometheus.CounterVec
 	generation      prometheus.Gauge
+	reloads         *prometheus.CounterVec
 	domainSuccess   *prometheus.CounterVec
 	domainFailed    *prometheus.CounterVec
 	totalSuccess    *Counter
@@ -124,6 +125,8 @@ func newOn(reg *prometheus.Registry, version, commit string) *Registry {
 			"Writes whose backends ended with different final statuses.", "pool"),
 		generation: gauge("lb_config_generation",
 			"Number of the configuration in use.").WithLabelValues(),
+		reloads: counter("lb_reloads_total",
+			"Tries to have another configuration served: applied, unchanged, failed.", "result"),
 		domainSuccess: counter("target_domain_success_counter_total",
 			"Deliveries that succeeded, by the backend's host:port.", "domain"),
 		domainFailed: counter("target_domain_failed_counter_total",
@@ -143,6 +146,7 @@ func newOn(reg *prometheus.Registry, version, commit string) *Registry {
 		settledOf:  map[string]*Settled{},
 		disagreeOf: map[string]*Counter{},
 	}
+	each(r.reloads, []string{"applied", "unchanged", "failed"}) // shown before the first
 	gauge("lb_build_info", "What is running; the value is always 1.", "version", "commit", "go_version").
 		WithLabelValues(valid(version), valid(commit), runtime.Version()).Set(1)
 	reg.MustRegister(
@@ -158,6 +162,12 @@ func newOn(reg *prometheus.Registry, version, commit string) *Registry {
 
 // SetGeneration shows n as lb_config_generation.
 func (r *Registry) SetGeneration(n uint64) { r.generation.Set(float64(n)) }
+
+// Reloads returns the counter lb_reloads_total{result}; result is applied,
+// unchanged or failed.
+func (r *Registry) Reloads(result string) *Counter {
+	return &Counter{r.reloads.WithLabelValues(result)}
+}
 
 // Forget drops the series of a backend that is gone for good. A domain's
 // series goes with the last backend that delivered to it; the totals over all
@@ -201,19 +211,51 @@ func (r *Registry) ForgetPool(pool, route string) {
 	pool, route = valid(pool), valid(route)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if served := r.routes[[2]string{route, pool}]; served != nil {
-		served.gone.Store(true)
-	}
-	delete(r.routes, [2]string{route, pool})
+	r.forgetRoute(route, pool)
 	delete(r.retryOf, pool)
 	delete(r.refusedOf, pool)
 	delete(r.waitOf, pool)
+	delete(r.settledOf, pool)
+	delete(r.disagreeOf, pool)
 	gone := prometheus.Labels{"pool": pool}
 	r.requests.DeletePartialMatch(gone)
-	r.duration.DeleteLabelValues(route)
 	r.retries.DeletePartialMatch(gone)
 	r.refused.DeletePartialMatch(gone)
 	r.queueWait.DeletePartialMatch(gone)
+	r.settled.DeletePartialMatch(gone)
+	r.disagreements.DeletePartialMatch(gone)
+}
+
+// ForgetRoute drops the series of a route that is gone for good, or that leads
+// to another pool now. Those that bear its name alone stay as long as there is a
+// route of that name.
+func (r *Registry) ForgetRoute(route, pool string) {
+	route, pool = valid(route), valid(pool)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.forgetRoute(route, pool)
+}
+
+// forgetRoute is ForgetRoute with mu held.
+func (r *Registry) forgetRoute(route, pool string) {
+	key := [2]string{route, pool}
+	if served := r.routes[key]; served != nil {
+		served.gone.Store(true)
+		delete(r.routes, key)
+		for i := range served.codes {
+			if served.codes[i].Load() != nil {
+				r.requests.DeleteLabelValues(route, pool, codeAt(i))
+			}
+		}
+	}
+	for k := range r.routes {
+		if k[0] == route {
+			return
+		}
+	}
+	delete(r.fanouts, route)
+	r.duration.DeleteLabelValues(route)
+	r.fanoutDuration.DeleteLabelValues(route)
 }
 
 // Counter is a number that only grows.

@@ -52,7 +52,13 @@ const (
 	InstanceExists       Code = "instance_exists"
 	ProcedureExists      Code = "procedure_already_exists"
 	OtherPolicy          Code = "procedure_exists_with_different_invocation_policy"
-	Internal             Code = "internal_error"
+	// ConfigInvalid and those that follow refuse to have another configuration
+	// served: the one before goes on.
+	ConfigInvalid         Code = "config_invalid"
+	ConfigVersionNotFound Code = "config_version_not_found"
+	// ConfigNotWritable: there is no configuration file, or it cannot be replaced.
+	ConfigNotWritable Code = "config_not_writable"
+	Internal          Code = "internal_error"
 	// ClientClosed is never sent: it is how the log calls a client that left.
 	ClientClosed Code = "client_closed"
 )
@@ -65,40 +71,43 @@ var codes = map[Code]struct {
 	status int
 	title  string
 }{
-	BadRequest:           {400, "The request is not acceptable"},
-	NoRoute:              {404, "No route matches the request"},
-	MethodNotAllowed:     {405, "The method is not allowed here"},
-	BodyTooLarge:         {413, "The request body is too large"},
-	HeaderTooLarge:       {431, "The request head is too large"},
-	BackendReset:         {502, "The backend closed the connection without an answer"},
-	BackendInvalid:       {502, "The backend's answer is not valid HTTP"},
-	BackendTimeout:       {504, "The backend did not answer in time"},
-	NoBackend:            {503, "No backend is available"},
-	Overloaded:           {503, "There is no room for more"},
-	StorageUnavailable:   {503, "The storage is not available"},
-	MaxConcurrency:       {503, "The backends work on as many requests as they can take"},
-	QueueFull:            {503, "Too many requests wait already"},
-	QueueTimeout:         {503, "No backend had a free slot in time"},
-	NoSuchProcedure:      {503, "Nobody is registered for this procedure"},
-	Canceled:             {502, "The backend was taken away while it worked"},
-	RegistrationInvalid:  {422, "The registration is not acceptable"},
-	RegistrationDisabled: {403, "Backends may not register here"},
-	AddressNotAllowed:    {403, "This address may not be registered"},
-	InstanceExists:       {409, "The id is taken"},
-	ProcedureExists:      {409, "The procedure allows one backend, and has one"},
-	OtherPolicy:          {409, "The procedure exists with another policy"},
-	RequestInProgress:    {409, "The first request with this Idempotency-Key has no answer yet"},
-	KeyReused:            {422, "Another request came with this Idempotency-Key"},
-	FanoutNotFound:       {404, "There is no such fan-out or delivery"},
-	DeliverySettled:      {409, "The delivery is not in a state that allows this"},
-	Unauthorized:         {401, "A bearer token is needed"},
-	Forbidden:            {403, "Cross-site requests are refused"},
-	MisdirectedHost:      {421, "This host name is not served here"},
-	NotFound:             {404, "There is nothing at this path"},
-	InstanceNotFound:     {404, "There is no such instance"},
-	AmbiguousInstance:    {409, "Several pools have such an instance: say which with ?pool="},
-	Internal:             {500, "Something in lb itself failed"},
-	ClientClosed:         {StatusClientClosed, "The client left"},
+	BadRequest:            {400, "The request is not acceptable"},
+	NoRoute:               {404, "No route matches the request"},
+	MethodNotAllowed:      {405, "The method is not allowed here"},
+	BodyTooLarge:          {413, "The request body is too large"},
+	HeaderTooLarge:        {431, "The request head is too large"},
+	BackendReset:          {502, "The backend closed the connection without an answer"},
+	BackendInvalid:        {502, "The backend's answer is not valid HTTP"},
+	BackendTimeout:        {504, "The backend did not answer in time"},
+	NoBackend:             {503, "No backend is available"},
+	Overloaded:            {503, "There is no room for more"},
+	StorageUnavailable:    {503, "The storage is not available"},
+	MaxConcurrency:        {503, "The backends work on as many requests as they can take"},
+	QueueFull:             {503, "Too many requests wait already"},
+	QueueTimeout:          {503, "No backend had a free slot in time"},
+	NoSuchProcedure:       {503, "Nobody is registered for this procedure"},
+	Canceled:              {502, "The backend was taken away while it worked"},
+	RegistrationInvalid:   {422, "The registration is not acceptable"},
+	RegistrationDisabled:  {403, "Backends may not register here"},
+	AddressNotAllowed:     {403, "This address may not be registered"},
+	InstanceExists:        {409, "The id is taken"},
+	ProcedureExists:       {409, "The procedure allows one backend, and has one"},
+	OtherPolicy:           {409, "The procedure exists with another policy"},
+	ConfigInvalid:         {422, "The configuration is not acceptable"},
+	ConfigVersionNotFound: {404, "There is no such version of the configuration"},
+	ConfigNotWritable:     {409, "The configuration file cannot be written"},
+	RequestInProgress:     {409, "The first request with this Idempotency-Key has no answer yet"},
+	KeyReused:             {422, "Another request came with this Idempotency-Key"},
+	FanoutNotFound:        {404, "There is no such fan-out or delivery"},
+	DeliverySettled:       {409, "The delivery is not in a state that allows this"},
+	Unauthorized:          {401, "A bearer token is needed"},
+	Forbidden:             {403, "Cross-site requests are refused"},
+	MisdirectedHost:       {421, "This host name is not served here"},
+	NotFound:              {404, "There is nothing at this path"},
+	InstanceNotFound:      {404, "There is no such instance"},
+	AmbiguousInstance:     {409, "Several pools have such an instance: say which with ?pool="},
+	Internal:              {500, "Something in lb itself failed"},
+	ClientClosed:          {StatusClientClosed, "The client left"},
 }
 
 // Status returns the HTTP status that belongs to the code, 500 for one that

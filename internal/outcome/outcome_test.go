@@ -92,6 +92,7 @@ func TestCodes(t *testing.T) {
 		"backend_reset": 502, "backend_invalid": 502, "backend_timeout": 504, "no_backend": 503, "overloaded": 503,
 		"unauthorized": 401, "forbidden": 403, "misdirected_host": 421, "client_closed": 499,
 		"not_found": 404, "instance_not_found": 404, "ambiguous_instance": 409,
+		"config_invalid": 422, "config_version_not_found": 404, "config_not_writable": 409,
 		"storage_unavailable": 503, "internal_error": 500,
 	} {
 		require.Equal(t, status, code.Status(), code)

@@ -308,6 +308,8 @@ metrics:
 storage:
   path: lb.db
   key_env: ""
+reload:
+  watch: true
 shutdown:
   readiness: 0s
   drain: 30s

@@ -31,6 +31,7 @@ func TestScalars(t *testing.T) {
 		"metrics.address LB_METRICS_ADDRESS",
 		"storage.path LB_STORAGE_PATH",
 		"storage.key_env LB_STORAGE_KEY_ENV",
+		"reload.watch LB_RELOAD_WATCH",
 		"shutdown.readiness LB_SHUTDOWN_READINESS",
 		"shutdown.drain LB_SHUTDOWN_DRAIN",
 		"log.level LB_LOG_LEVEL",
@@ -125,7 +126,7 @@ func TestBadOverrides(t *testing.T) {
 		"admin.address":        "nowhere",
 	}})
 	require.EqualError(t, err, `admin.adress (command line): cannot be overridden; did you mean "admin.address"?
-listeners[0].address (command line): cannot be overridden; there are registration.enabled, registration.ttl, registration.token_env, registration.route_prefix, registration.max_instances, registration.max_pools, registration.limits.per_backend, registration.limits.total, registration.limits.queue.limit, registration.limits.queue.timeout, registration.limits.queue.order, admin.address, admin.token_env, metrics.address, storage.path, storage.key_env, shutdown.readiness, shutdown.drain, log.level, log.format and 2 more
+listeners[0].address (command line): cannot be overridden; there are registration.enabled, registration.ttl, registration.token_env, registration.route_prefix, registration.max_instances, registration.max_pools, registration.limits.per_backend, registration.limits.total, registration.limits.queue.limit, registration.limits.queue.timeout, registration.limits.queue.order, admin.address, admin.token_env, metrics.address, storage.path, storage.key_env, reload.watch, shutdown.readiness, shutdown.drain, log.level and 3 more
 registration.ttl (LB_REGISTRATION_TTL): unknown unit "d" in "1d"; a day is 24h
 shutdown.drain (LB_SHUTDOWN_DRAIN): expects a duration such as 250ms, not 30
 log.format (LB_LOG_FORMAT): expects text, not "\xff"
@@ -135,7 +136,7 @@ storage.path (LB_STORAGE_PATH): "/var/lib/lb/" is a directory, not a file; write
 log.level (LB_LOG_LEVEL): no level "inf"; did you mean "info"?
 admin.address (command line): "nowhere" has no port; write host:port, :port or unix:/path
 metrics.address (LB_METRICS_ADDRESS): "127.0.0.1:8080" is already taken by listeners[0].address; choose another address or port
-frob (line 6): unknown key "frob"; there are listeners, pools, routes, registration, admin, metrics, storage, shutdown, log`)
+frob (line 6): unknown key "frob"; there are listeners, pools, routes, registration, admin, metrics, storage, reload, shutdown, log`)
 }
 
 func TestMisspeltVariables(t *testing.T) {

@@ -6,7 +6,7 @@ import "regexp"
 // build, by the place where they belong. They are refused whatever their value.
 var planned = map[string][]string{
 	"": {
-		"discovery", "reload",
+		"discovery",
 		"tls", "acme", "alerts", "batch", "rate_limit",
 	},
 	"listeners[]":        {"tls", "http2", "h2c", "proxy_protocol", "rate_limit"},
