@@ -1,6 +1,6 @@
 // Package admin is the admin listener: it shows what lb does and takes what
-// operators want of it and backends say of themselves, over the small
-// interfaces Control, Operator and Registrar, from whoever is allowed to.
+// operators want of it and backends say of themselves, over the small interfaces
+// Control, Operator, Registrar and Reloader, from whoever is allowed to.
 package admin
 
 import (
@@ -41,6 +41,8 @@ type Options struct {
 	RegistrationToken string
 	// Registrar takes registrations; nil: they are refused.
 	Registrar Registrar
+	// Reloader has another configuration served; nil: there are no such paths.
+	Reloader Reloader
 	// Hosts are the names or addresses, beside those of loopback, that a
 	// request's Host may say. A port is ignored, and so is case.
 	Hosts []string
@@ -53,70 +55,70 @@ type Options struct {
 type Handler struct {
 	guard  guard
 	log    func(msg string, kv ...any)
-	routes map[string]route // by exact path, or pattern with what stands in braces
+	routes map[string]route // by pattern
 }
 
 // route is one path of the admin listener.
 type route struct {
-	access  access
-	methods map[string]http.HandlerFunc
+	segments []string // of its pattern
+	access   access
+	methods  map[string]http.HandlerFunc
 }
 
 // New returns the handler over c and o; metrics serves /metrics.
 func New(opts Options, c Control, o Operator, metrics http.Handler) *Handler {
-	h := &Handler{guard: newGuard(opts), log: opts.Logger}
+	h := &Handler{guard: newGuard(opts), log: opts.Logger, routes: make(map[string]route)}
 	if h.log == nil {
 		h.log = func(string, ...any) {}
 	}
-	h.routes = map[string]route{
-		"/livez":     {access: everybody, methods: get(live)},
-		"/readyz":    {access: everybody, methods: get(ready(c))},
-		"/health":    {methods: get(h.health(c))},
-		"/instances": {methods: get(h.instances(c))},
-		"/config":    {methods: get(h.config(c))},
-		"/metrics":   {methods: get(metrics.ServeHTTP)},
-		"/audit":     {methods: get(h.audit(o))},
-	}
+	h.add("/livez", everybody, get(live))
+	h.add("/readyz", everybody, get(ready(c)))
+	h.add("/health", operators, get(h.health(c)))
+	h.add("/instances", operators, get(h.instances(c)))
+	h.add("/config", operators, get(h.config(c)))
+	h.add("/metrics", operators, get(metrics.ServeHTTP))
+	h.add("/audit", operators, get(h.audit(o)))
 	for verb, to := range verbs {
-		h.routes[instancePattern+verb] = route{methods: post(h.change(o, to))}
+		h.add("/instances/{id}/"+verb, operators, post(h.change(o, to)))
 	}
-	h.routes["/fanout"] = route{methods: get(h.listFanouts(o))}
-	h.routes[fanoutPattern] = route{methods: get(h.showFanout(o))}
-	h.routes[deliveryPattern+"retry"] = route{methods: post(h.changeDelivery(o.RetryDelivery))}
-	h.routes[deliveryPattern+"skip"] = route{methods: post(h.changeDelivery(o.SkipDelivery))}
-	h.routes["/register"] = route{access: registrants, methods: post(h.register(opts.Registrar))}
-	h.routes[unregisterPattern] = route{access: registrants, methods: map[string]http.HandlerFunc{
-		http.MethodDelete: h.unregister(opts.Registrar),
-	}}
+	h.add("/fanout", operators, get(h.listFanouts(o)))
+	h.add("/fanout/{id}", operators, get(h.showFanout(o)))
+	h.add("/fanout/{id}/deliveries/{backend}/retry", operators, post(h.changeDelivery(o.RetryDelivery)))
+	h.add("/fanout/{id}/deliveries/{backend}/skip", operators, post(h.changeDelivery(o.SkipDelivery)))
+	h.add("/register", registrants, post(h.register(opts.Registrar)))
+	h.add("/unregister/{instanceId}", registrants, map[string]http.HandlerFunc{http.MethodDelete: h.unregister(opts.Registrar)})
+	if opts.Reloader != nil {
+		h.addReloader(opts.Reloader)
+	}
 	return h
 }
 
-const (
-	// instancePattern begins the patterns of what is done to one backend.
-	instancePattern = "/instances/{id}/"
-	// fanoutPattern is one write, and deliveryPattern begins the patterns of
-	// what is done to one of its deliveries.
-	fanoutPattern   = "/fanout/{id}"
-	deliveryPattern = "/fanout/{id}/deliveries/{backend}/"
-	// unregisterPattern is one backend that registered itself.
-	unregisterPattern = "/unregister/{instanceId}"
-)
+// add adds a path. What stands in braces is any one segment, which has that name
+// for the handlers. No request may match two patterns.
+func (h *Handler) add(pattern string, some access, methods map[string]http.HandlerFunc) {
+	h.routes[pattern] = route{segments: strings.Split(pattern, "/"), access: some, methods: methods}
+}
 
-// pattern returns the key of path in the route table, and the ids that it
-// names. The path is decoded already; an encoded slash, which could stand in an
-// id, does not pass the guard.
-func pattern(path string) (key, id, backend string) {
-	switch s := strings.Split(path, "/"); {
-	case len(s) == 4 && s[1] == "instances":
-		return instancePattern + s[3], s[2], ""
-	case len(s) == 3 && s[1] == "fanout" && s[2] != "":
-		return fanoutPattern, s[2], ""
-	case len(s) == 3 && s[1] == "unregister" && s[2] != "":
-		return unregisterPattern, s[2], ""
-	case len(s) == 6 && s[1] == "fanout" && s[3] == "deliveries":
-		return deliveryPattern + s[5], s[2], s[4]
+// find returns the route of a request's path. The path is decoded already; an
+// encoded slash, which could stand in an id, does not pass the guard.
+func (h *Handler) find(path []string) (to route, known bool) {
+	for _, to := range h.routes {
+		if slices.EqualFunc(to.segments, path, func(pattern, segment string) bool {
+			return pattern == segment || braced(pattern) != "" && segment != ""
+		}) {
+			return to, true
+		}
 	}
-	return path, "", ""
+	return route{}, false
+}
+
+// braced returns what stands in the braces of a pattern's segment, "" if it has
+// none.
+func braced(segment string) string {
+	if name, ok := strings.CutPrefix(segment, "{"); ok {
+		return strings.TrimSuffix(name, "}")
+	}
+	return ""
 }
 
 // get is the method table of a path that is only read. HEAD is answered as
@@ -136,8 +138,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 
-	key, id, backend := pattern(r.URL.Path)
-	to, known := h.routes[key]
+	path := strings.Split(r.URL.Path, "/")
+	to, known := h.find(path)
 	if e := h.guard.check(r, to.access); e != nil {
 		if e.Code == outcome.Unauthorized {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="lb"`)
@@ -156,8 +158,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.refuse(w, r, &outcome.Error{Code: outcome.MethodNotAllowed, Detail: "allowed here: " + allow})
 		return
 	}
-	r.SetPathValue("id", id)
-	r.SetPathValue("backend", backend)
+	for i, segment := range to.segments {
+		if name := braced(segment); name != "" {
+			r.SetPathValue(name, path[i])
+		}
+	}
 	serve(w, r)
 }
 

@@ -15,6 +15,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+
+	"lb/internal/outcome"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -81,6 +83,7 @@ func TestUnknownPaths(t *testing.T) {
 	h := New(Options{Token: token}, healthy(), new(operator), metricsStub)
 	for _, path := range []string{"/", "/nothing", "/config/", "/livez/", "/LIVEZ", "/livez%20", "/instances/00", "/instances/", "/instances/a/", "/instances/a/stop", "/instances/a/DRAIN", "/instances/a/drain/", "/instances/a/b/drain", "/instances/{id}", "/audit/1",
 		"/fanout/", "/fanout/a/", "/fanout/a/deliveries", "/fanout/a/deliveries/b", "/fanout/a/deliveries/b/", "/fanout/a/deliveries/b/RETRY",
+		"/reload", "/reload/", "/config/versions", "/config/versions/1", "/config/versions/1/diff", "/config/versions/1/rollback",
 		"/fanout/a/deliveries/b/retry/", "/fanout/a/deliveries/b/c/retry", "/fanout/a/instances/b/retry", "/.lb/fanout/a", "/debug/pprof/", "/livez;x", "/%252f"} {
 		// Without the token nobody learns which paths there are.
 		require.Equal(t, "unauthorized", requireProblem(t, ask(t, h, "GET "+path), 401), path)
@@ -126,7 +129,7 @@ func TestHealth(t *testing.T) {
 	rec := ask(t, h, "GET /health")
 	require.Equal(t, 200, rec.Code)
 	require.Equal(t, "application/json", rec.Header().Get("Content-Type"))
-	require.JSONEq(t, `{"status":"ok","pools":[]}`, rec.Body.String())
+	require.JSONEq(t, `{"status":"ok","pools":[],"config":{"generation":0,"loaded_at":"0001-01-01T00:00:00Z"}}`, rec.Body.String())
 
 	probed := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	c.health = Health{Status: StatusUnavailable, Pools: []PoolHealth{{Name: "empty"}, {
@@ -134,7 +137,8 @@ func TestHealth(t *testing.T) {
 			{ID: "server1", State: "up"},
 			{ID: "server2", State: "down", Reasons: []string{"<svg onload>"}, ConsecutiveOK: 1, ConsecutiveFail: 2,
 				LastProbe: &probed, LastError: "status 500", Breaker: "half-open", ErrorRate: 0.5, P50: 1.5, P99: 20},
-		}}}}
+		}}}, Config: ConfigHealth{Generation: 3, LoadedAt: probed, Error: &ConfigError{At: probed.Add(time.Second), Detail: "1 problem",
+		Errors: []outcome.FieldError{{Field: "pools[0].policy", Detail: `pools[0].policy (line 4): no policy "rr2"`}}}}}
 	rec = ask(t, h, "GET /health")
 	require.Equal(t, 503, rec.Code)
 	require.Equal(t, "1", rec.Header().Get("Retry-After"))
@@ -145,7 +149,12 @@ func TestHealth(t *testing.T) {
 			{"instanceId":"server1","state":"up","reasons":[],"consecutive_ok":0,"consecutive_fail":0,
 			 "last_probe":null,"error_rate":0,"p50_ms":0,"p99_ms":0},
 			{"instanceId":"server2","state":"down","reasons":["<svg onload>"],"consecutive_ok":1,"consecutive_fail":2,
-			 "last_probe":"2026-01-02T03:04:05Z","last_error":"status 500","breaker":"half-open","error_rate":0.5,"p50_ms":1.5,"p99_ms":20}]}]}`, rec.Body.String())
+			 "last_probe":"2026-01-02T03:04:05Z","last_error":"status 500","breaker":"half-open","error_rate":0.5,"p50_ms":1.5,"p99_ms":20}]}],
+		"config":{"generation":3,"loaded_at":"2026-01-02T03:04:05Z","error":{"at":"2026-01-02T03:04:06Z","detail":"1 problem",
+			"errors":[{"field":"pools[0].policy","detail":"pools[0].policy (line 4): no policy \"rr2\""}]}}}`, rec.Body.String())
+
+	c.health.Config.Error.Errors = nil
+	require.Contains(t, ask(t, h, "GET /health").Body.String(), `"errors":[]`, "a list, though there is nothing in it")
 }
 
 func TestInstances(t *testing.T) {

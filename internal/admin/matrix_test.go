@@ -17,15 +17,15 @@ var rows = map[string]struct {
 	allow  string
 	done   int // the status of a change; 0 for a path that is only read
 }{
-	"/livez":      {access: everybody, allow: "GET, HEAD"},
-	"/readyz":     {access: everybody, allow: "GET, HEAD"},
-	"/health":     {allow: "GET, HEAD"},
-	"/instances":  {allow: "GET, HEAD"},
-	"/config":     {allow: "GET, HEAD"},
-	"/metrics":    {allow: "GET, HEAD"},
-	"/audit":      {allow: "GET, HEAD"},
-	"/fanout":     {allow: "GET, HEAD"},
-	fanoutPattern: {allow: "GET, HEAD"},
+	"/livez":       {access: everybody, allow: "GET, HEAD"},
+	"/readyz":      {access: everybody, allow: "GET, HEAD"},
+	"/health":      {allow: "GET, HEAD"},
+	"/instances":   {allow: "GET, HEAD"},
+	"/config":      {allow: "GET, HEAD"},
+	"/metrics":     {allow: "GET, HEAD"},
+	"/audit":       {allow: "GET, HEAD"},
+	"/fanout":      {allow: "GET, HEAD"},
+	"/fanout/{id}": {allow: "GET, HEAD"},
 
 	"/instances/{id}/drain":       {allow: "POST", done: 200},
 	"/instances/{id}/maintenance": {allow: "POST", done: 200},
@@ -36,6 +36,12 @@ var rows = map[string]struct {
 
 	"/register":                {access: registrants, allow: "POST", done: 201},
 	"/unregister/{instanceId}": {access: registrants, allow: "DELETE", done: 204},
+
+	"/reload":                             {allow: "POST", done: 200},
+	"/config/versions":                    {allow: "GET, HEAD"},
+	"/config/versions/{version}":          {allow: "GET, HEAD"},
+	"/config/versions/{version}/diff":     {allow: "GET, HEAD"},
+	"/config/versions/{version}/rollback": {allow: "POST", done: 200},
 }
 
 // credentials are the ways to send a token, or something else, and which token
@@ -105,7 +111,7 @@ func TestMatrix(t *testing.T) {
 		{}, {Token: token}, {RegistrationToken: registerToken}, {Token: token, RegistrationToken: registerToken},
 	} {
 		o := &operator{registrar: registrar{created: true}}
-		opts.Registrar = o
+		opts.Registrar, opts.Reloader = o, o
 		h := New(opts, healthy(), o, metricsStub)
 		for path := range h.routes {
 			require.Contains(t, rows, path, "a path without a row in this matrix")
@@ -165,8 +171,8 @@ func refusal(t *testing.T, h *Handler, fields []string) string {
 func requireAnswer(t *testing.T, h *Handler, o *operator, method, path string, fields []string, want int, allow, at string,
 ) *httptest.ResponseRecorder {
 	t.Helper()
-	o.changes, o.asked, o.said = nil, nil, nil
-	path = strings.NewReplacer("{id}", "server1", "{backend}", "server2", "{instanceId}", "server1").Replace(path)
+	o.changes, o.asked, o.said, o.ordered = nil, nil, nil, nil
+	path = strings.NewReplacer("{id}", "server1", "{backend}", "server2", "{instanceId}", "server1", "{version}", "7").Replace(path)
 	rec := ask(t, h, method+" "+path, append(fields, "Content-Type: application/json")...)
 	require.Equal(t, want, rec.Code, at)
 	require.Equal(t, "no-store", rec.Header().Get("Cache-Control"), at)

@@ -22,11 +22,17 @@ func openapi(t *testing.T) *openapi3.T {
 	return doc
 }
 
+// everything is a handler that has all its paths.
+func everything() *Handler {
+	o := new(operator)
+	return New(Options{Registrar: o, Reloader: o}, healthy(), o, metricsStub)
+}
+
 // Every path and method is documented, and none that is not there. (That HEAD is
 // answered as GET the document says once.)
 func TestDocumentHasTheRoutes(t *testing.T) {
 	served, documented := make(map[string][]string), make(map[string][]string)
-	for path, to := range New(Options{}, healthy(), new(operator), metricsStub).routes {
+	for path, to := range everything().routes {
 		for _, method := range allowed(to) {
 			if method != http.MethodHead {
 				served[path] = append(served[path], method)
@@ -45,9 +51,11 @@ func TestDocumentHasTheKeys(t *testing.T) {
 	schemas := openapi(t).Components.Schemas
 	for name, v := range map[string]any{
 		"Health": Health{}, "PoolHealth": PoolHealth{}, "BackendHealth": BackendHealth{}, "Instance": Instance{},
-		"AuditPage": AuditPage{}, "AuditRecord": AuditRecord{},
+		"ConfigHealth": ConfigHealth{}, "ConfigError": ConfigError{}, "AuditPage": AuditPage{}, "AuditRecord": AuditRecord{},
 		"FanoutPage": FanoutPage{}, "Fanout": Fanout{}, "Delivery": Delivery{},
 		"Registered": Registered{}, "FieldError": outcome.FieldError{},
+		"Reloaded": Reloaded{}, "Changes": Changes{}, "ChangedPart": ChangedPart{}, "ChangedValue": ChangedValue{},
+		"ConfigVersionPage": ConfigVersionPage{}, "ConfigVersion": ConfigVersion{},
 	} {
 		var keys, required []string
 		for _, field := range reflect.VisibleFields(reflect.TypeOf(v)) {
@@ -64,6 +72,9 @@ func TestDocumentHasTheKeys(t *testing.T) {
 	require.EqualValues(t, DefaultFanouts, parameter(t, "FanoutLimit").Default)
 	require.EqualValues(t, MaxAuditRecords, *parameter(t, "AuditLimit").Max)
 	require.EqualValues(t, DefaultAuditRecords, parameter(t, "AuditLimit").Default)
+	require.EqualValues(t, MaxConfigVersions, *parameter(t, "ConfigVersionLimit").Max)
+	require.EqualValues(t, DefaultConfigVersions, parameter(t, "ConfigVersionLimit").Default)
+	require.Equal(t, []any{Applied, Unchanged}, schemas["Reloaded"].Value.Properties["result"].Value.Enum)
 	require.EqualValues(t, MaxOperatorBytes, *parameter(t, "Operator").MaxLength)
 	require.ElementsMatch(t, FanoutStates, schemas["FanoutState"].Value.Enum)
 }

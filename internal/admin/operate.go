@@ -147,7 +147,7 @@ func (h *Handler) order(r *http.Request, known ...string) (params map[string]str
 // audit answers with a page of the audit trail.
 func (h *Handler) audit(o Operator) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		before, limit, e := page(r)
+		before, limit, e := page(r, DefaultAuditRecords, MaxAuditRecords)
 		if e != nil {
 			h.refuse(w, r, e)
 			return
@@ -165,8 +165,9 @@ func (h *Handler) audit(o Operator) http.HandlerFunc {
 	}
 }
 
-// page reads which page of the audit trail a request asks for.
-func page(r *http.Request) (before int64, limit int, e *outcome.Error) {
+// page reads which page of a list, the newest first, a request asks for: one of
+// missing entries if it does not say, and never of more than most.
+func page(r *http.Request, missing, most int64) (before int64, limit int, e *outcome.Error) {
 	params, e := parameters(r, "before", "limit")
 	if e != nil {
 		return 0, 0, e
@@ -174,8 +175,8 @@ func page(r *http.Request) (before int64, limit int, e *outcome.Error) {
 	if before, e = number(params, "before", 0, math.MaxInt64); e != nil {
 		return 0, 0, e
 	}
-	most, e := number(params, "limit", DefaultAuditRecords, MaxAuditRecords)
-	return before, int(most), e
+	n, e := number(params, "limit", missing, most)
+	return before, int(n), e
 }
 
 // number returns a parameter that is a whole number from 1 to most.
@@ -258,7 +259,16 @@ func peer(r *http.Request) string {
 	return host
 }
 
-// report answers with an error of the Operator or the Registrar.
+// answerOrReport answers with v, or with an error if there is one.
+func (h *Handler) answerOrReport(w http.ResponseWriter, r *http.Request, v any, err error) {
+	if err != nil {
+		h.report(w, r, err)
+		return
+	}
+	h.answerJSON(w, r, http.StatusOK, v)
+}
+
+// report answers with an error of the Operator and of those beside it.
 func (h *Handler) report(w http.ResponseWriter, r *http.Request, err error) {
 	var e *outcome.Error
 	switch {

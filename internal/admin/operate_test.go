@@ -22,6 +22,7 @@ import (
 type operator struct {
 	fanouts
 	registrar
+	reloader
 	changes []Change
 	err     error
 	records []AuditRecord
@@ -30,7 +31,7 @@ type operator struct {
 }
 
 // made counts the changes that were asked for.
-func (o *operator) made() int { return len(o.changes) + len(o.asked) + len(o.said) }
+func (o *operator) made() int { return len(o.changes) + len(o.asked) + len(o.said) + len(o.ordered) }
 
 func (o *operator) SetAdmin(_ context.Context, change Change) (Instance, error) {
 	if o.err != nil {

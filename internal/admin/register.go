@@ -110,7 +110,7 @@ func (h *Handler) unregister(from Registrar) http.HandlerFunc {
 			h.refuse(w, r, badRequest("the parameter force is true or false, not %q", clip(force)))
 			return
 		}
-		u := Unregistration{ID: r.PathValue("id"), Pool: params["pool"], Force: force == "true", By: by}
+		u := Unregistration{ID: r.PathValue("instanceId"), Pool: params["pool"], Force: force == "true", By: by}
 		if err := from.UnregisterInstance(r.Context(), u); err != nil {
 			h.report(w, r, err)
 			return

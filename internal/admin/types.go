@@ -3,6 +3,8 @@ package admin
 import (
 	"encoding/json"
 	"time"
+
+	"lb/internal/outcome"
 )
 
 // The values of Health.Status.
@@ -18,6 +20,27 @@ type Health struct {
 	// Status is StatusOK or StatusUnavailable.
 	Status string           `json:"status"`
 	Pools  List[PoolHealth] `json:"pools"`
+	Config ConfigHealth     `json:"config"`
+}
+
+// ConfigHealth says which configuration serves, and what became of the last try
+// to replace it.
+type ConfigHealth struct {
+	// Generation is its number, from 1.
+	Generation uint64 `json:"generation"`
+	// LoadedAt is since when it serves.
+	LoadedAt time.Time `json:"loaded_at"`
+	// Error is why the last reload failed; nil if it did not.
+	Error *ConfigError `json:"error,omitempty"`
+}
+
+// ConfigError is a reload that failed.
+type ConfigError struct {
+	At     time.Time `json:"at"`
+	Detail string    `json:"detail"`
+	// Errors are the problems of the configuration, if it was read: as Reloader
+	// has them.
+	Errors List[outcome.FieldError] `json:"errors"`
 }
 
 // PoolHealth is the health of one pool.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -161,7 +163,7 @@ func (a *api) operations() []operation {
 
 // filled is a path with ids in it.
 func filled(path string) string {
-	return strings.NewReplacer("{id}", "b2", "{backend}", "b2", "{instanceId}", "b2").Replace(path)
+	return strings.NewReplacer("{id}", "b2", "{backend}", "b2", "{instanceId}", "b2", "{version}", "1").Replace(path)
 }
 
 // right is the fields of who has the admin token.
@@ -358,11 +360,96 @@ func TestOperatorsPathsAreAsDocumented(t *testing.T) {
 
 	// What is read where the storage is damaged is as in an empty one. Only a disk
 	// that fails later makes it 503.
-	a.requireSeen(func(o *openapi3.Operation) bool { return !registers(o) },
+	a.requireSeen(func(o *openapi3.Operation) bool { return !registers(o) && !configures(o) },
 		"audit 503 storage_unavailable", "listFanouts 503 storage_unavailable", "showFanout 503 storage_unavailable")
 }
 
 func registers(o *openapi3.Operation) bool { return slices.Contains(o.Tags, "registration") }
+
+func configures(o *openapi3.Operation) bool { return slices.Contains(o.Tags, "configuration") }
+
+// Promise: how another configuration comes to serve, and what is kept of it, is
+// as docs/openapi.yaml says.
+func TestReloadsAreAsDocumented(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t)
+	first := apiConfig("reload: { watch: false }\n", backend(t, always(200)), backend(t, always(200)))
+	socket := filepath.Join(t.TempDir(), "lb.sock")
+	second := strings.Replace(first, "listeners: [", fmt.Sprintf("listeners: [{ name: local, address: %q }, ", "unix:"+socket), 1)
+	third := first + "shutdown: { drain: 1s }\n"
+	file := configFile(t, first)
+	write := func(text string) { require.NoError(t, os.WriteFile(file, []byte(text), 0o600)) }
+	d := startCommand(t, apiEnv, "serve", "-c", file)
+	ask := func(method, path string, want int, code string, fields ...string) answer {
+		t.Helper()
+		return a.visit(d, visit{method: method, path: path, fields: right(fields...), want: want, code: code})
+	}
+	unsaid := func(method, path string) {
+		a.visit(d, visit{method: method, path: path, fields: right(), want: 400, code: "bad_request", beyond: true})
+	}
+	refused := func(path, say string) {
+		t.Helper()
+		got := a.visit(d, visit{method: "POST", path: path, fields: right(), want: 422, code: "config_invalid", beyond: true})
+		require.Contains(t, got.Body, say)
+	}
+
+	require.Contains(t, ask("POST", "/reload", 200, "", "X-LB-Operator", "alice").Body, `"result":"unchanged"`)
+	write(second)
+	require.Contains(t, ask("POST", "/reload", 200, "").Body, `"added":["listener local"]`)
+	write(third)
+	got := ask("POST", "/reload", 200, "").Body
+	require.Contains(t, got, `"removed":["listener local"]`)
+	require.Contains(t, got, `"path":"shutdown.drain"`)
+	write("pools: 7")
+	refused("/reload", `"errors":[{"field":"pools"`)
+	require.Contains(t, ask("GET", "/health", 200, "").Body, `"error":{`)
+
+	require.NotContains(t, ask("GET", "/config/versions?limit=1", 200, "").Body, `"next":null`)
+	ask("GET", "/config/versions?before=2&limit=1000", 200, "")
+	require.Equal(t, 3, strings.Count(ask("GET", "/config/versions", 200, "").Body, `"id":`))
+	ask("GET", "/config/versions/1", 200, "")
+	require.Equal(t, first, ask("GET", "/config/versions/1", 200, "", "Accept", "application/yaml").Body)
+	ask("GET", "/config/versions/1/diff", 200, "")
+	require.Contains(t, ask("GET", "/config/versions/1/diff?to=2", 200, "").Body, `"added":["listener local"]`)
+	ask("GET", "/config/versions/1/diff?to=9", 404, "config_version_not_found")
+
+	require.Contains(t, ask("POST", "/config/versions/1/rollback", 200, "", "X-LB-Operator", "alice").Body, `"result":"applied"`)
+	require.NotContains(t, ask("GET", "/health", 200, "").Body, `"error":{`)
+	now, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.Equal(t, first, string(now))
+	require.NoError(t, os.MkdirAll(filepath.Join(socket, "in the way"), 0o700))
+	refused("/config/versions/2/rollback", socket)
+
+	for _, c := range []struct{ method, path string }{
+		{"GET", ""}, {"GET", "/diff"}, {"POST", "/rollback"},
+	} {
+		ask(c.method, "/config/versions/9"+c.path, 404, "config_version_not_found")
+		for _, id := range []string{"0", "-1", "x", "1.5"} {
+			ask(c.method, "/config/versions/"+id+c.path, 400, "bad_request")
+		}
+		unsaid(c.method, "/config/versions/1"+c.path+"?pool=main")
+	}
+	for _, query := range []string{"limit=0", "limit=1001", "limit=x", "before=0", "before=x"} {
+		ask("GET", "/config/versions?"+query, 400, "bad_request")
+	}
+	for _, query := range []string{"to=0", "to=x", "to="} {
+		ask("GET", "/config/versions/1/diff?"+query, 400, "bad_request")
+	}
+	for _, path := range []string{"/reload", "/config/versions/1/rollback"} {
+		ask("POST", path, 400, "bad_request", "X-LB-Operator", "zoë")
+		a.visit(d, visit{method: "POST", path: path, body: "{}", fields: right(), want: 400, code: "bad_request"})
+		unsaid("POST", path+"?force=true")
+	}
+	require.NoError(t, os.Remove(file))
+	ask("POST", "/config/versions/3/rollback", 409, "config_not_writable")
+
+	// What is read where the storage is damaged is as in an empty one, and a reload
+	// does not need it. What can be read once can be read again.
+	a.requireSeen(configures, "diffConfig 422 config_invalid",
+		"reload 503 storage_unavailable", "configVersions 503 storage_unavailable", "configVersion 503 storage_unavailable",
+		"diffConfig 503 storage_unavailable", "rollback 503 storage_unavailable")
+}
 
 // Promise: what backends say that register themselves, and what they are told,
 // is what docs/openapi.yaml says. What the document allows is taken, and what it
