@@ -110,7 +110,7 @@ func startLB(tb testing.TB, backend string) string {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	a, err := app.New(tb.Context(), app.Options{Config: c, Logs: logs, Version: "bench", Commit: "bench"})
+	a, err := app.New(tb.Context(), app.Options{Loaded: app.Loaded{Config: c}, Logs: logs, Version: "bench", Commit: "bench"})
 	if err != nil {
 		tb.Fatal(err)
 	}

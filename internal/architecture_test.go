@@ -71,7 +71,7 @@ func (h *house) rules() []rule {
 		},
 		{
 			"only internal/app, the commands and who decides about registrations read config structs",
-			under(module + "/internal/config"), only("internal/config/load", "internal/registration", "internal/app", "cmd/lb"),
+			under(module + "/internal/config"), only("internal/config/load", "internal/config/diff", "internal/registration", "internal/app", "cmd/lb"),
 		},
 		{
 			"decisions know no net/http",

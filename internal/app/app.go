@@ -7,9 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log"
-	"net"
-	"net/http"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -17,30 +14,34 @@ import (
 
 	"go.uber.org/zap"
 
-	"lb/internal/admin"
 	"lb/internal/backend"
-	"lb/internal/config"
 	"lb/internal/exchange"
 	"lb/internal/fanout"
 	"lb/internal/front"
 	"lb/internal/metrics"
 	"lb/internal/pool"
 	"lb/internal/proxy"
+	"lb/internal/socket"
 	"lb/internal/store"
 )
 
 // Options are what the daemon needs beside its configuration.
 type Options struct {
-	// Config is valid and complete.
-	Config *config.Config
-	// Effective is Config as /config shows it.
-	Effective []byte
+	// Loaded is what the daemon begins with, and Load reads it again; the error
+	// may be config.Problems.
+	Loaded
+	Load func() (Loaded, error)
+	// Parse reads a text as Load would if it stood in the file; name is what
+	// problems call it.
+	Parse func(name string, document []byte) (Loaded, error)
 	// AdminToken is the bearer token; empty only where config allows it.
 	AdminToken string
 	// RegistrationToken is good for registering and unregistering alone; empty:
 	// there is none.
 	RegistrationToken string
 	Logs              *Logs
+	// Sockets are those that the process has inherited; nil: none.
+	Sockets *socket.Set
 	// Hurry, when it is closed, ends the waits of a stop: nil never does.
 	Hurry <-chan struct{}
 	// Version and Commit say which lb this is.
@@ -49,7 +50,7 @@ type Options struct {
 
 // App is one daemon.
 type App struct {
-	config  *config.Config
+	applied atomic.Pointer[applied] // what the daemon goes by now
 	options Options
 	log     *zap.Logger
 	metrics *metrics.Registry
@@ -67,16 +68,18 @@ type App struct {
 	words      map[identity]store.OperatorState // of operators, for backends that are there or not
 	registered *registrations                   // nil where registration is not enabled
 
-	servers []*server // in the order they were bound
-	ready   atomic.Bool
-}
+	departures departures
+	refused    atomic.Pointer[refusal] // nil since a reload that was not
+	serving    atomic.Int64            // the version that serves, as the store numbers them; 0: it is not there
 
-// server is one bound socket and what serves it.
-type server struct {
-	name string
-	data *listener // nil for admin and metrics
-	net.Listener
-	http *http.Server
+	sockets   *socket.Set
+	serversMu sync.Mutex
+	servers   []*server      // in the order of the configuration; see allServers
+	retiring  sync.WaitGroup // servers that are no more among them
+	failed    chan error     // why serving has ended that was not to end
+	ready     atomic.Bool
+	started   chan struct{} // closed as soon as it was ready for the first time
+	ending    chan struct{} // closed when connections are to end
 }
 
 // ErrStorage marks a store that could not be opened or read.
@@ -86,8 +89,12 @@ var ErrStorage = errors.New("cannot open the storage")
 // nothing. Whoever has no use for the App then calls Close.
 func New(ctx context.Context, o Options) (_ *App, err error) {
 	a := &App{
-		config: o.Config, options: o, log: o.Logs.Main, metrics: metrics.New(o.Version, o.Commit),
+		options: o, log: o.Logs.Main, metrics: metrics.New(o.Version, o.Commit), failed: make(chan error, 1), started: make(chan struct{}), ending: make(chan struct{}),
 		operating: make(chan struct{}, 1), words: make(map[identity]store.OperatorState),
+		departures: departures{nudged: make(chan struct{}, 1)},
+	}
+	if a.sockets = o.Sockets; a.sockets == nil {
+		a.sockets = new(socket.Set)
 	}
 	defer func() {
 		if err != nil {
@@ -98,20 +105,22 @@ func New(ctx context.Context, o Options) (_ *App, err error) {
 	if err != nil {
 		return nil, err
 	}
+	const generation = 1
+	a.applied.Store(&applied{Loaded: o.Loaded, generation: generation, at: time.Now()})
 	if a.registry, err = newRegistry(o.Config, a.metrics, a.stateChanged); err != nil {
 		return nil, err
 	}
-	if a.blueprint, err = compile(o.Config, a.registry, a.metrics); err != nil {
+	if a.blueprint, err = compile(o.Config, a.registry.pool, a.registry, a.metrics); err != nil {
 		return nil, err
 	}
-	const generation = 1
 	if err := a.openRegistrations(ctx); err != nil {
 		return nil, err
 	}
 	if err := a.publish(generation); err != nil {
 		return nil, err
 	}
-	deliveries.Plans, deliveries.Events = a.keptPlan, newFanoutEvents(a)
+	a.showFanouts()
+	deliveries.Plans, deliveries.Events = a.keptPlan, &fanoutEvents{a}
 	deliveries.Sender = fanout.NewHTTPSender(&a.registry.transports)
 	a.fanout = fanout.New(deliveries)
 	a.front = &front.Front{
@@ -125,6 +134,7 @@ func New(ctx context.Context, o Options) (_ *App, err error) {
 	if err = a.restore(ctx); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrStorage, err)
 	}
+	a.keepVersion(ctx, o.Loaded, generation, "lb, at its start")
 	return a, nil
 }
 
@@ -141,146 +151,37 @@ func (a *App) Close() {
 	}
 }
 
-// ErrBind marks a socket that could not be bound.
-var ErrBind = errors.New("cannot bind")
-
-// Bind binds every socket of the configuration, or none.
-func (a *App) Bind(ctx context.Context) (err error) {
-	logger := netLog(a.log)
-	defer func() {
-		if err != nil {
-			for _, s := range a.servers {
-				_ = s.Close()
-			}
-			a.servers = nil
-		}
-	}()
-	bind := func(name, address string) (net.Listener, error) {
-		l, err := listen(ctx, address)
-		if err != nil {
-			return nil, fmt.Errorf("%w %s (%s): %w", ErrBind, name, address, err)
-		}
-		return l, nil
-	}
-	for _, c := range a.config.Listeners {
-		compiled, err := listenerOf(c)
-		if err != nil {
-			return err
-		}
-		l, err := bind("listener "+c.Name, c.Address)
-		if err != nil {
-			return err
-		}
-		data := newListener(l, c.Timeouts.WriteIdle.D(), c.Limits.Connections)
-		a.servers = append(a.servers, &server{
-			name: c.Name, data: data, Listener: data,
-			http: dataServer(c, a.front.Handler(compiled, c.Timeouts.BodyIdle.D()), logger),
-		})
-	}
-	if address := a.config.Metrics.Address; address != "" {
-		l, err := bind("metrics", address)
-		if err != nil {
-			return err
-		}
-		a.servers = append(a.servers, &server{name: "metrics", Listener: l, http: smallServer(a.metricsOnly(), logger)})
-	}
-	if address := a.config.Admin.Address; address != "" {
-		l, err := bind("admin", address)
-		if err != nil {
-			return err
-		}
-		o := admin.Options{
-			Token: a.options.AdminToken, Hosts: a.config.Admin.Hosts, Logger: a.log.Sugar().Infow,
-		}
-		if a.registered != nil {
-			o.Registrar, o.RegistrationToken = a, a.options.RegistrationToken
-		}
-		h := admin.New(o, a, a, a.metrics.Handler())
-		a.servers = append(a.servers, &server{name: "admin", Listener: l, http: smallServer(h, logger)})
-	}
-	a.guardOwnSockets()
-	return nil
-}
-
-// headSlack is what net/http adds to MaxHeaderBytes before it refuses a head.
-const headSlack = 4 << 10
-
-func dataServer(c config.Listener, h http.Handler, l *log.Logger) *http.Server {
-	return &http.Server{
-		Handler:           h,
-		ReadHeaderTimeout: c.Timeouts.Header.D(),
-		IdleTimeout:       c.Timeouts.Idle.D(),
-		MaxHeaderBytes:    max(1, int(c.Limits.HeaderBytes)-headSlack),
-		ErrorLog:          l,
-		// OPTIONS * too is answered, counted and logged like any other.
-		DisableGeneralOptionsHandler: true,
-	}
-}
-
-// smallServer serves operators: short requests, short answers.
-func smallServer(h http.Handler, l *log.Logger) *http.Server {
-	return &http.Server{
-		Handler:     h,
-		ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 75 * time.Second,
-		MaxHeaderBytes: 16 << 10,
-		ErrorLog:       l,
-		// OPTIONS * too is for the handler to refuse: net/http would answer 200.
-		DisableGeneralOptionsHandler: true,
-	}
-}
-
-// metricsOnly serves /metrics and nothing else.
-func (a *App) metricsOnly() http.Handler {
-	all := a.metrics.Handler()
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch {
-		case r.URL.Path != "/metrics":
-			http.NotFound(w, r)
-		case r.Method != http.MethodGet && r.Method != http.MethodHead:
-			w.Header().Set("Allow", "GET, HEAD")
-			http.Error(w, "this path takes GET, HEAD", http.StatusMethodNotAllowed)
-		default:
-			all.ServeHTTP(w, r)
-		}
-	})
-}
-
-// Addr returns the bound address of the listener with that name ("admin" and
-// "metrics" for those two), "" if there is none.
-func (a *App) Addr(name string) string {
-	for _, s := range a.servers {
-		if s.name == name {
-			return s.Addr().String()
-		}
-	}
-	return ""
-}
-
 // Run serves until ctx ends, then stops in order. Bind comes first. Operators
 // are served at once, clients as soon as the backends have been probed. It
 // returns an error if serving failed before it was asked to stop.
 func (a *App) Run(ctx context.Context) error {
 	defer a.Close()
-	failed := make(chan error, len(a.servers))
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
 	var background sync.WaitGroup
 	var fanoutErr error
 	background.Go(func() { fanoutErr = a.fanout.Run(work) })
 	a.startProbes(work, &background)
-	background.Go(func() { a.runRegistrations(work) })
+	background.Go(func() { a.seeAfterDepartures(work) })
 	background.Go(func() { a.tick(work) })
-	a.serve(failed, func(s *server) bool { return s.data == nil })
-	a.firstRound(ctx)
-	a.serve(failed, func(s *server) bool { return s.data != nil })
-	a.ready.Store(true)
-	for _, s := range a.servers {
-		a.log.Info("listening", zap.String("listener", s.name), zap.Stringer("address", s.Addr()))
+	for _, s := range a.allServers() {
+		if s.data == nil {
+			a.accept(s)
+		}
 	}
+	a.firstRound(ctx)
+	for _, s := range a.allServers() {
+		if s.data != nil {
+			a.accept(s)
+		}
+	}
+	a.ready.Store(true)
+	close(a.started)
+	a.notify(socket.Ready)
 	var err error
 	select {
 	case <-ctx.Done():
-	case err = <-failed:
+	case err = <-a.failed:
 	}
 	a.stop(stopWork)
 	// From here on nobody changes anything: what a change would start, nobody would end.
@@ -289,6 +190,13 @@ func (a *App) Run(ctx context.Context) error {
 	}
 	background.Wait()
 	return errors.Join(err, fanoutErr)
+}
+
+// notify tells the service manager how the daemon is doing, if there is one.
+func (a *App) notify(states ...string) {
+	if err := socket.Notify(states...); err != nil {
+		a.log.Warn("the service manager could not be told", zap.Error(err))
+	}
 }
 
 // tick has the pools keep what their pickers read up to date, each second,
@@ -308,24 +216,12 @@ func (a *App) tick(ctx context.Context) {
 	}
 }
 
-// serve begins to accept on the sockets that are chosen.
-func (a *App) serve(failed chan<- error, chosen func(*server) bool) {
-	for _, s := range a.servers {
-		if !chosen(s) {
-			continue
-		}
-		go func() {
-			if err := s.http.Serve(s.Listener); !errors.Is(err, http.ErrServerClosed) {
-				failed <- fmt.Errorf("listener %s: %w", s.name, err)
-			}
-		}()
-	}
-}
-
 const (
 	// How long fan-out attempts under way may take at a stop. What has no
 	// outcome by then is cut.
 	attemptsAtStop = 3 * time.Second
+	// How long they may take whose connection was accepted at the very end.
+	lastAccepted = time.Second
 	// How long requests may take to end once their connections are cut: they
 	// still have their lines to write.
 	cutAtStop = time.Second
@@ -334,21 +230,29 @@ const (
 // stop ends the daemon: no longer ready, then draining, then closed, then what
 // is still pending is told.
 func (a *App) stop(stopWork context.CancelFunc) {
-	c := a.config.Shutdown
+	c := a.conf().Shutdown
 	a.ready.Store(false)
+	a.notify(socket.Stopping)
 	a.log.Info("stopping", zap.Duration("readiness", c.Readiness.D()), zap.Duration("drain", c.Drain.D()))
 	a.waitFor(c.Readiness.D(), func() bool { return false })
 
 	a.front.Drain()
-	if open := a.drain(c.Drain.D()); open > 0 {
+	close(a.ending)
+	began := time.Now()
+	open := a.drain(c.Drain.D())
+	a.stopAccepting()
+	a.log.Info("connections have had their time", zap.Int64("left", open), zap.Duration("took", time.Since(began)))
+	a.endTunnels(a.allServers()...)
+	if open := a.open(); open > 0 {
 		a.log.Warn("drain time is over, cutting what is left", zap.Int64("connections", open))
 	}
-	for _, s := range a.servers {
+	for _, s := range a.allServers() {
 		if s.data != nil {
 			_ = s.http.Close()
 			s.data.closeConns() // hijacked ones, which net/http does not know any more
 		}
 	}
+	a.retiring.Wait() // listeners that a reload took away, which drain no longer than this
 	a.waitFor(cutAtStop, func() bool { return a.front.Busy() == 0 })
 	attempts, cancel := context.WithTimeout(context.Background(), attemptsAtStop)
 	defer cancel()
@@ -360,13 +264,14 @@ func (a *App) stop(stopWork context.CancelFunc) {
 		}
 	}()
 	left := a.fanout.Stop(attempts)
+	a.log.Info("delivery attempts have ended", zap.Int64("requests_left", a.front.Busy()))
 	stopWork()
 	if a.journal == nil {
 		for _, p := range left {
 			a.log.Warn("delivery still pending, lost with this process", pendingFields(p)...)
 		}
 	}
-	for _, s := range a.servers {
+	for _, s := range a.allServers() {
 		_ = s.http.Close()
 	}
 	pending := 0
@@ -376,19 +281,38 @@ func (a *App) stop(stopWork context.CancelFunc) {
 	a.log.Info("stopped", zap.Int("pending_deliveries", pending), zap.Bool("kept", a.journal != nil))
 }
 
+// stopAccepting ends accepting, and gives who was just being accepted the time
+// for an answer.
+func (a *App) stopAccepting() {
+	had := a.open()
+	for _, s := range a.allServers() {
+		if s.data == nil {
+			continue
+		}
+		s.retired.Store(true)
+		_ = s.Close()
+		<-s.ended // what it was just accepting is counted from here on
+	}
+	if a.open() > had {
+		a.waitFor(lastAccepted, func() bool { return a.open() <= had })
+	}
+}
+
 // drain waits until no connection is open or limit has passed, and returns how
 // many are left. New ones are still served: whoever connects now has not heard
 // yet, and its answer says Connection: close.
 func (a *App) drain(limit time.Duration) (open int64) {
-	a.waitFor(limit, func() bool {
-		open = 0
-		for _, s := range a.servers {
-			if s.data != nil {
-				open += s.data.open.Load()
-			}
+	a.waitFor(limit, func() bool { return a.open() == 0 })
+	return a.open()
+}
+
+// open returns how many connections of clients are open.
+func (a *App) open() (open int64) {
+	for _, s := range a.allServers() {
+		if s.data != nil {
+			open += s.data.open.Load()
 		}
-		return open == 0
-	})
+	}
 	return open
 }
 

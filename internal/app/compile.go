@@ -25,19 +25,20 @@ type blueprint struct {
 	unrouted *metrics.Route
 }
 
-// compile turns the routes of a valid configuration into a blueprint.
-func compile(c *config.Config, r *registry, m *metrics.Registry) (*blueprint, error) {
+// compile turns the routes of a valid configuration into a blueprint, over the
+// pools that site finds.
+func compile(c *config.Config, site func(name string) *site, r *registry, m *metrics.Registry) (*blueprint, error) {
 	p := &blueprint{rules: matchRules(c), unrouted: m.Route("", "")}
 	for _, rc := range c.Routes {
 		rt := exchange.Route{Name: rc.Name, Required: rc.Required}
 		switch {
 		case rc.Proxy != nil:
 			var err error
-			if rt, err = proxied(rt, rc.Proxy, r.pool(rc.Proxy.Pool), m); err != nil {
+			if rt, err = proxied(rt, rc.Proxy, site(rc.Proxy.Pool), m); err != nil {
 				return nil, fmt.Errorf("route %s: %w", rc.Name, err)
 			}
 		case rc.Fanout != nil:
-			to := r.pool(rc.Fanout.Pool)
+			to := site(rc.Fanout.Pool)
 			rt.Action, rt.Pool = exchange.Fanout, to.Pool
 			rt.Plan = plan(rc.Name, rc.Fanout, members{to, r})
 		case rc.Metrics:

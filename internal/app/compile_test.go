@@ -98,7 +98,7 @@ func TestCompile(t *testing.T) {
 	r, err := newRegistry(c, m, nil)
 	require.NoError(t, err)
 	defer r.close()
-	b, err := compile(c, r, m)
+	b, err := compile(c, r.pool, r, m)
 	require.NoError(t, err)
 	s, err := b.snapshot(7, c.Registration.RoutePrefix, nil, m)
 	require.NoError(t, err)

@@ -12,12 +12,43 @@ import (
 	"lb/internal/store"
 )
 
-// runRegistrations lets those expire that are silent, and forgets those that
-// have gone, until ctx ends.
-func (a *App) runRegistrations(ctx context.Context) {
-	if a.registered == nil {
-		return
-	}
+// departures are backends on their way out. Whoever touches them holds
+// App.operating.
+type departures struct {
+	// leaving get nothing new, and are still at work.
+	leaving []*backend.Backend
+	// retired are out of use, and kept until nobody can hold them any more.
+	retired []retired
+	// outdated serve no more, and their series are shown still.
+	outdated []outdated
+	// uncancelled do not come back, and what is pending for them is pending still.
+	uncancelled []identity
+	// nudged says that there is something to do sooner than it was said.
+	nudged chan struct{}
+}
+
+// retired is a backend that is out of use, since when.
+type retired struct {
+	*backend.Backend
+	since time.Time
+	gone  bool // nobody has its id: its series go, too
+}
+
+const (
+	// lookAtLeaving is how often lb looks whether a backend that leaves is done.
+	lookAtLeaving = 100 * time.Millisecond
+	// stillHeld is how long a backend that is out of use is kept. A pick from
+	// members that were current a moment ago takes microseconds.
+	stillHeld = 10 * time.Second
+	// stillShown is how long the series of one that is gone are.
+	stillShown = 10 * time.Minute
+	// lookAgain is when what could not be done is tried again.
+	lookAgain = time.Second
+)
+
+// seeAfterDepartures lets those go that are done, those expire that are silent,
+// and forgets those that have gone, until ctx ends.
+func (a *App) seeAfterDepartures(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -25,7 +56,7 @@ func (a *App) runRegistrations(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
-		case <-a.registered.nudged:
+		case <-a.departures.nudged:
 		}
 		timer.Reset(a.review(ctx))
 	}
@@ -38,8 +69,26 @@ func (a *App) review(ctx context.Context) time.Duration {
 		return lookAgain
 	}
 	defer func() { <-a.operating }()
-	now := time.Now()
+	now, next := time.Now(), time.Hour
 	a.seeOff()
+	if a.registered != nil {
+		next = a.expire(ctx, now)
+	}
+	a.cancelRest(ctx)
+	a.retireFully(now)
+	a.forgetOutdated(now)
+	if len(a.departures.leaving) > 0 {
+		next = min(next, lookAtLeaving)
+	}
+	if len(a.departures.retired)+len(a.departures.uncancelled)+len(a.departures.outdated) > 0 {
+		next = min(next, stillHeld)
+	}
+	return next
+}
+
+// expire carries out what the book says is due, and returns when something is
+// due again.
+func (a *App) expire(ctx context.Context, now time.Time) (next time.Duration) {
 	expired, dropped, forgotten, due := a.registered.book.Expire(now, func(pool, id string) bool {
 		s := a.registry.pool(pool)
 		if s == nil {
@@ -65,9 +114,7 @@ func (a *App) review(ctx context.Context) time.Duration {
 		forget = append(forget, store.RegistrationKey{Pool: i.Pool, Instance: i.ID})
 		a.forget(i)
 	}
-	a.cancelRest(ctx)
 	a.dropPools(dropped)
-	a.retireFully(now)
 	if len(expired)+len(forget) > 0 {
 		rows, err := rowsOf(expired)
 		if err == nil {
@@ -77,17 +124,10 @@ func (a *App) review(ctx context.Context) time.Duration {
 			a.log.Error("what became of registrations could not be stored", zap.Error(err))
 		}
 	}
-	next := time.Hour
-	if !due.IsZero() {
-		next = max(0, time.Until(due))
+	if due.IsZero() {
+		return time.Hour
 	}
-	if len(a.registered.leaving) > 0 {
-		next = min(next, lookAtLeaving)
-	}
-	if len(a.registered.retired)+len(a.registered.uncancelled) > 0 {
-		next = min(next, retirement)
-	}
-	return next
+	return max(0, time.Until(due))
 }
 
 // drop takes an instance out of sight that has been gone for long: its state and
@@ -113,9 +153,8 @@ func (a *App) forget(i registration.Instance) {
 	if b == nil {
 		return
 	}
-	a.registry.dismiss(b)
-	a.registered.retired = append(a.registered.retired, retired{b, time.Now()})
-	a.registered.uncancelled = append(a.registered.uncancelled, identity{i.Pool, i.ID})
+	a.retire(b, false)
+	a.cancelFor(b)
 }
 
 // cancelRest cancels what is pending for those who were forgotten. After a
@@ -124,7 +163,7 @@ func (a *App) cancelRest(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, patience) // others wait for their turn
 	defer cancel()
 	failed := false
-	a.registered.uncancelled = slices.DeleteFunc(a.registered.uncancelled, func(gone identity) bool {
+	a.departures.uncancelled = slices.DeleteFunc(a.departures.uncancelled, func(gone identity) bool {
 		if failed {
 			return false
 		}
@@ -160,25 +199,39 @@ func (a *App) dropPools(gone []registration.Instance) {
 		a.log.Error("the routes could not be compiled anew", zap.Error(err))
 	}
 	for _, name := range dropped { // after its route: nobody counts there any more
-		a.metrics.ForgetPool(name, a.config.Registration.RoutePrefix+name)
+		a.metrics.ForgetPool(name, a.conf().Registration.RoutePrefix+name)
 	}
 }
 
-// retire puts b, whose place somebody else has, out of use. What is under way
-// there ends.
-func (a *App) retire(b *backend.Backend) {
+// retire puts b, which is no member any more and does not come back, out of use.
+// What is under way there ends. gone says that nobody has its id now.
+func (a *App) retire(b *backend.Backend, gone bool) {
 	a.registry.rest(b)
 	a.registry.dismiss(b)
-	a.registered.retired = append(a.registered.retired, retired{b, time.Now()})
+	a.departures.retired = append(a.departures.retired, retired{b, time.Now(), gone})
 }
 
 // retireFully drops those that have been out of use long enough.
 func (a *App) retireFully(now time.Time) {
-	a.registered.retired = slices.DeleteFunc(a.registered.retired, func(b retired) bool {
-		if now.Sub(b.since) < retirement || b.InFlight() > 0 {
+	a.departures.retired = slices.DeleteFunc(a.departures.retired, func(b retired) bool {
+		wait := stillHeld
+		if b.gone {
+			wait = stillShown
+		}
+		if now.Sub(b.since) < wait || b.InFlight() > 0 {
 			return false
 		}
 		a.registry.forget(b.Backend)
+		if s := a.registry.pool(b.Pool); b.gone && (s == nil || a.registry.known(s, b.ID) == nil) {
+			a.metrics.Forget(b.Pool, b.ID)
+			a.log.Info("backend is gone", zap.String("pool", b.Pool), zap.String("backend", b.ID))
+		}
 		return true
 	})
+}
+
+// cancelFor has what is pending for b, which does not come back, cancelled with
+// the next review.
+func (a *App) cancelFor(b *backend.Backend) {
+	a.departures.uncancelled = append(a.departures.uncancelled, identity{b.Pool, b.ID})
 }

@@ -1,51 +1,11 @@
 package app
 
 import (
-	"context"
-	"errors"
-	"io/fs"
 	"net"
-	"os"
-	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 )
-
-// listen binds an address of the configuration: host:port or unix:/path.
-func listen(ctx context.Context, address string) (net.Listener, error) {
-	var lc net.ListenConfig
-	lc.SetMultipathTCP(false) // costs on each connection, and no backend asks for it
-	path, isUnix := strings.CutPrefix(address, "unix:")
-	if !isUnix {
-		return lc.Listen(ctx, "tcp", address)
-	}
-	l, err := lc.Listen(ctx, "unix", path)
-	if errors.Is(err, syscall.EADDRINUSE) && abandoned(ctx, path) {
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-		l, err = lc.Listen(ctx, "unix", path)
-	}
-	return l, err
-}
-
-// abandoned reports whether nobody listens on the socket file at path: a
-// process that was killed leaves it behind. (A dial to a file of another kind
-// is refused too.)
-func abandoned(ctx context.Context, path string) bool {
-	if info, err := os.Lstat(path); err != nil || info.Mode().Type() != fs.ModeSocket {
-		return false
-	}
-	d := net.Dialer{Timeout: time.Second}
-	c, err := d.DialContext(ctx, "unix", path)
-	if err == nil {
-		_ = c.Close()
-		return false
-	}
-	return errors.Is(err, syscall.ECONNREFUSED)
-}
 
 // listener accepts the connections of one listener of the data plane: it
 // counts them, hijacked ones included, bounds their number, and puts a

@@ -25,36 +25,6 @@ func shortDir(t testing.TB) string {
 	return dir
 }
 
-func TestAbandonedSocketIsTakenOver(t *testing.T) {
-	path := filepath.Join(shortDir(t), "s")
-	killed, err := net.Listen("unix", path)
-	require.NoError(t, err)
-	killed.(*net.UnixListener).SetUnlinkOnClose(false)
-	require.NoError(t, killed.Close())
-	require.FileExists(t, path)
-
-	l, err := listen(t.Context(), "unix:"+path)
-	require.NoError(t, err)
-	_, err = listen(t.Context(), "unix:"+path)
-	require.Error(t, err, "this one is in use")
-	c, err := net.Dial("unix", path)
-	require.NoError(t, err, "and stays so")
-	require.NoError(t, c.Close())
-	require.NoError(t, l.Close())
-	require.NoFileExists(t, path, "a clean stop leaves nothing")
-}
-
-// A path that was mistyped must not cost its owner a file.
-func TestFilesThatAreNoSocketsStay(t *testing.T) {
-	path := filepath.Join(shortDir(t), "precious")
-	require.NoError(t, os.WriteFile(path, []byte("data"), 0o600))
-	_, err := listen(t.Context(), "unix:"+path)
-	require.Error(t, err)
-	content, err := os.ReadFile(path)
-	require.NoError(t, err)
-	require.Equal(t, "data", string(content))
-}
-
 // newApp compiles a configuration over these addresses, in silence.
 func newApp(t testing.TB, addresses ...string) *App {
 	t.Helper()
@@ -71,7 +41,7 @@ func newApp(t testing.TB, addresses ...string) *App {
 	logs, err := NewLogs(c.Log, io.Discard, io.Discard)
 	require.NoError(t, err)
 	t.Cleanup(logs.Close)
-	a, err := New(t.Context(), Options{Config: c, Logs: logs})
+	a, err := New(t.Context(), Options{Loaded: Loaded{Config: c}, Logs: logs})
 	require.NoError(t, err)
 	t.Cleanup(a.Close)
 	return a
@@ -95,7 +65,7 @@ func TestBindBindsAllOrNothing(t *testing.T) {
 		func(c *config.Config) { c.Admin.Address = taken.Addr().String() },
 	} {
 		a := newApp(t, "unix:"+socket)
-		own(a.config)
+		own(a.conf())
 		require.ErrorIs(t, a.Bind(t.Context()), ErrBind)
 		require.NoFileExists(t, socket)
 	}
@@ -121,7 +91,7 @@ func accepted(t testing.TB, l *listener) (server, client net.Conn) {
 }
 
 func TestConnectionsAreCountedUntilTheyClose(t *testing.T) {
-	bound, err := listen(t.Context(), "127.0.0.1:0")
+	bound, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	l := newListener(bound, time.Minute, 2)
 	one, _ := accepted(t, l)
@@ -163,7 +133,7 @@ func TestConnectionsAreCountedUntilTheyClose(t *testing.T) {
 }
 
 func TestAcceptEndsWithTheListener(t *testing.T) {
-	bound, err := listen(t.Context(), "127.0.0.1:0")
+	bound, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	l := newListener(bound, time.Minute, 1)
 	accepted(t, l)
@@ -179,7 +149,7 @@ func TestAcceptEndsWithTheListener(t *testing.T) {
 }
 
 func TestWritesHaveADeadline(t *testing.T) {
-	bound, err := listen(t.Context(), "127.0.0.1:0")
+	bound, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	l := newListener(bound, 50*time.Millisecond, 0)
 	server, _ := accepted(t, l) // the client does not read

@@ -21,6 +21,7 @@ import (
 type Logs struct {
 	// Main is the operational log.
 	Main   *zap.Logger
+	level  zap.AtomicLevel
 	access accessLog
 	buffer *zapcore.BufferedWriteSyncer // nil when access lines are written at once
 }
@@ -49,7 +50,8 @@ func NewLogs(c config.Log, stdout, stderr io.Writer) (*Logs, error) {
 			TimeKey: "time", EncodeTime: zapcore.RFC3339NanoTimeEncoder, LineEnding: zapcore.DefaultLineEnding,
 		})
 	}
-	l := &Logs{Main: zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(stderr)), level))}
+	l := &Logs{level: zap.NewAtomicLevelAt(level)}
+	l.Main = zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(stderr)), l.level))
 	if c.Access.Enabled {
 		// Lines leave in blocks or after a second: a write for each would be
 		// the dearest thing that lb does for a request.
@@ -60,6 +62,13 @@ func NewLogs(c config.Log, stdout, stderr io.Writer) (*Logs, error) {
 		}
 	}
 	return l, nil
+}
+
+// SetLevel changes what the operational log has, to debug, info, warn or error.
+func (l *Logs) SetLevel(text string) {
+	if level, err := zapcore.ParseLevel(text); err == nil { // it was validated
+		l.level.SetLevel(level)
+	}
 }
 
 // Close writes what is buffered.

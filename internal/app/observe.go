@@ -23,12 +23,19 @@ func (a *App) Ready() error {
 }
 
 // Config returns the effective configuration as YAML.
-func (a *App) Config() ([]byte, error) { return a.options.Effective, nil }
+func (a *App) Config() ([]byte, error) { return a.applied.Load().Effective() }
 
 // Health reports every pool, and unavailable if a route marked required has no
 // eligible backend.
 func (a *App) Health() admin.Health {
-	h := admin.Health{Status: admin.StatusOK}
+	now := a.applied.Load()
+	h := admin.Health{
+		Status: admin.StatusOK,
+		Config: admin.ConfigHealth{Generation: a.decider.Snapshot().Generation, LoadedAt: shown(now.at)},
+	}
+	if r := a.refused.Load(); r != nil {
+		h.Config.Error = &admin.ConfigError{At: shown(r.at), Detail: r.err.Detail, Errors: r.err.Fields}
+	}
 	for _, p := range a.registry.all() {
 		m := p.Members()
 		ph := admin.PoolHealth{Name: p.Name, Eligible: len(m.Eligible)}
@@ -134,16 +141,15 @@ func (a *App) fanoutSamples() []metrics.FanoutSample {
 // what their dials found out.
 type fanoutEvents struct{ app *App }
 
-// newFanoutEvents shows from the start what the routes will count.
-func newFanoutEvents(a *App) *fanoutEvents {
-	for _, r := range a.decider.Snapshot().Routes {
+// showFanouts shows what the routes will count before they do.
+func (a *App) showFanouts() {
+	for _, r := range a.blueprint.routes {
 		if r.Plan != nil {
 			a.metrics.FanoutSettled(r.Pool.Name)
 			a.metrics.FanoutDisagreements(r.Pool.Name)
 			a.metrics.FanoutDuration(r.Name)
 		}
 	}
-	return &fanoutEvents{a}
 }
 
 // Attempt notes how one attempt of a delivery ended.

@@ -58,6 +58,9 @@ func (a *App) SetAdmin(ctx context.Context, c admin.Change) (admin.Instance, err
 // milliseconds; behind a disk that hangs, operators are better told than kept.
 const patience = 5 * time.Second
 
+// ErrBusy marks a change whose turn did not come: nothing was tried.
+var ErrBusy = errors.New("the change before has not come back")
+
 // takeTurn waits until no other change is under way.
 func (a *App) takeTurn(ctx context.Context) error {
 	timer := time.NewTimer(patience)
@@ -68,7 +71,7 @@ func (a *App) takeTurn(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-timer.C:
-		return fmt.Errorf("the change before has not come back for %v: check the disk", patience)
+		return fmt.Errorf("%w for %v: check the disk", ErrBusy, patience)
 	}
 }
 

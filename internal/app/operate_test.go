@@ -28,7 +28,7 @@ func newObserved(t *testing.T, core zapcore.Core) *App {
 	c.Pools[0].Backends[0].ID = "server1"
 	c.Pools[0].Health, c.Storage.Path = &h, ""
 	c.Complete()
-	a, err := New(t.Context(), Options{Config: c, Logs: &Logs{Main: zap.New(core)}})
+	a, err := New(t.Context(), Options{Loaded: Loaded{Config: c}, Logs: &Logs{Main: zap.New(core)}})
 	require.NoError(t, err)
 	t.Cleanup(a.Close)
 	return a

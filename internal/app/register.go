@@ -70,7 +70,7 @@ func registrationOff() error {
 func (a *App) judge(ctx context.Context, address string) error {
 	ctx, cancel := context.WithTimeout(ctx, resolveWithin)
 	defer cancel()
-	err := a.registered.allow.Check(ctx, net.DefaultResolver, address)
+	err := a.registered.allow.Load().Check(ctx, net.DefaultResolver, address)
 	switch refused := (*allow.Refused)(nil); {
 	case err == nil:
 		return nil
@@ -161,7 +161,7 @@ func (a *App) carryOut(d registration.Decision) error {
 			return err
 		}
 		a.log.Info("pool made by registration", zap.String("pool", i.Pool), zap.String("policy", d.Policy),
-			zap.String("path", a.config.Registration.RoutePrefix+i.Pool))
+			zap.String("path", a.conf().Registration.RoutePrefix+i.Pool))
 	case d.NewPolicy:
 		if err := a.repolicy(s, d.Policy); err != nil {
 			return err
@@ -224,7 +224,7 @@ func (a *App) letGo(s *site, b *backend.Backend, why string) {
 		return
 	}
 	s.SetPresence(b, backend.Leaving, why)
-	a.registered.leaving = append(a.registered.leaving, b)
+	a.departures.leaving = append(a.departures.leaving, b)
 }
 
 // repolicy gives a pool that registration made, and that has nobody in it who
@@ -251,7 +251,7 @@ func (a *App) admit(s *site, i registration.Instance) error {
 		fresh.SetState(backend.State{Admin: a.wordFor(fresh), Health: f.initial}) // no request gets ahead of an operator
 		r.join(s, fresh, f)
 		if b != nil {
-			a.retire(b)
+			a.retire(b, false)
 		}
 		a.repeatWord(s.Pool, fresh)
 		a.fanout.Rejoin(fresh)
@@ -288,7 +288,7 @@ func (a *App) setExpiry(s *site, i registration.Instance) {
 // nudge has the book looked at now.
 func (a *App) nudge() {
 	select {
-	case a.registered.nudged <- struct{}{}:
+	case a.departures.nudged <- struct{}{}:
 	default:
 	}
 }

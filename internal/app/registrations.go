@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"reflect"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -24,40 +26,16 @@ import (
 // touches it holds App.operating.
 type registrations struct {
 	book  *registration.Book
-	allow *allow.List
-	// leaving are unregistered, and still at work.
-	leaving []*backend.Backend
-	// retired are out of use, and kept until nobody can hold them any more.
-	retired []retired
-	// uncancelled are forgotten, but what was pending for them is pending still:
-	// the storage failed.
-	uncancelled []identity
-	// nudged says that the book may have something to do sooner than it said.
-	nudged chan struct{}
+	allow atomic.Pointer[allow.List]
 }
 
-// retired is a backend that is out of use, since when.
-type retired struct {
-	*backend.Backend
-	since time.Time
-}
-
-const (
-	// resolveWithin is how long the name of a backend that registers may take to
-	// resolve.
-	resolveWithin = 2 * time.Second
-	// lookAtLeaving is how often lb looks whether a backend that leaves is done.
-	lookAtLeaving = 100 * time.Millisecond
-	// retirement is how long a backend that is out of use is kept. A pick from
-	// members that were current a moment ago takes microseconds.
-	retirement = 10 * time.Second
-	// lookAgain is when what could not be done is tried again.
-	lookAgain = time.Second
-)
+// resolveWithin is how long the name of a backend that registers may take to
+// resolve.
+const resolveWithin = 2 * time.Second
 
 // openRegistrations makes the book, and brings back who is in it.
 func (a *App) openRegistrations(ctx context.Context) error {
-	c := a.config.Registration
+	c := a.conf().Registration
 	if !c.Enabled {
 		return nil
 	}
@@ -65,13 +43,10 @@ func (a *App) openRegistrations(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("registration.allow: %w", err)
 	}
-	a.registry.allow = list.Judge
-	a.registered = &registrations{
-		allow: list, nudged: make(chan struct{}, 1),
-		book: registration.NewBook(registration.Settings{
-			TTL: c.TTL.D(), MaxInstances: c.MaxInstances, MaxPools: c.MaxPools,
-		}),
-	}
+	r := &registrations{book: registration.NewBook(bookSettings(c))}
+	r.allow.Store(list)
+	a.registry.allow = func(to netip.AddrPort) error { return r.allow.Load().Judge(to) }
+	a.registered = r
 	rows, err := a.store.Registrations(ctx)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrStorage, err)
@@ -111,6 +86,72 @@ func (a *App) openRegistrations(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+func bookSettings(c config.Registration) registration.Settings {
+	return registration.Settings{TTL: c.TTL.D(), MaxInstances: c.MaxInstances, MaxPools: c.MaxPools}
+}
+
+// configureRegistration goes by another configuration, of which the pools are
+// there. Who may not be registered any more by what it says has left.
+func (a *App) configureRegistration(ctx context.Context) {
+	if a.registered == nil {
+		return
+	}
+	c := a.conf().Registration
+	if list, err := allow.Parse(c.Allow); err == nil { // it was validated
+		a.registered.allow.Store(list)
+	}
+	book := a.registered.book
+	book.SetSettings(bookSettings(c))
+	var rows []registration.Instance
+	for _, p := range book.Pools() {
+		s := a.registry.pool(p.Name)
+		for _, i := range book.Instances(p.Name) {
+			if s != nil && (s.made || s.config.Registration) && (s.member(i.ID) == nil || s.member(i.ID).Source == sourceRegistration) {
+				a.bringInLine(s, i)
+				continue
+			}
+			if d, bad := book.Unregister(time.Now(), i.ID, p.Name, nil); bad == nil && d.Changed {
+				book.Commit(d)
+				rows = append(rows, d.Instance)
+				a.log.Info("backend unregistered", zap.String("pool", i.Pool), zap.String("backend", i.ID),
+					zap.String("by", "the configuration"))
+			}
+		}
+	}
+	documents, err := rowsOf(rows)
+	if err == nil && len(rows) > 0 {
+		err = a.store.SaveRegistrations(ctx, documents, nil)
+	}
+	if err != nil {
+		a.log.Error("what became of registrations could not be stored", zap.Error(err))
+	}
+}
+
+// bringInLine gives the backend of i, which stays, what its pool says now where
+// it says nothing itself.
+func (a *App) bringInLine(s *site, i registration.Instance) {
+	b, spec := s.member(i.ID), a.specOf(s, i)
+	if b == nil {
+		return
+	}
+	if b.Limit() != spec.limit {
+		s.SetLimit(b, spec.limit)
+	}
+	if !reflect.DeepEqual(a.registry.fixture(b).check, spec.check) {
+		if err := a.registry.recheck(s, b, spec.check); err != nil {
+			a.log.Error("the check of a registered backend stays as it was", zap.String("pool", s.Name), zap.String("backend", b.ID), zap.Error(err))
+		}
+	}
+	if s.reshaped {
+		settings := s.transport
+		settings.Allow = a.registry.allow
+		a.registry.transports.For(b).Configure(settings)
+	}
+	if s.fanned && a.registry.fixture(b).delivery == nil {
+		a.registry.deliverTo(b)
+	}
 }
 
 // fits reports why an instance that was registered before the start cannot be
@@ -205,7 +246,7 @@ func (a *App) makePool(name, policy string) (*site, error) {
 	var c config.Pool
 	c.SetDefaults()
 	c.Name, c.Registration = name, true
-	c.Policy.Name, c.Limits = policy, a.config.Registration.Limits
+	c.Policy.Name, c.Limits = policy, a.conf().Registration.Limits
 	var p config.Proxy
 	p.SetDefaults()
 	s := &site{config: c, made: true, transport: transportSettings(c.Transport, p.Timeout.D())}
@@ -220,7 +261,7 @@ func (a *App) publish(generation uint64) error {
 			made = append(made, s)
 		}
 	}
-	snapshot, err := a.blueprint.snapshot(generation, a.config.Registration.RoutePrefix, made, a.metrics)
+	snapshot, err := a.blueprint.snapshot(generation, a.conf().Registration.RoutePrefix, made, a.metrics)
 	if err != nil {
 		return err
 	}
@@ -239,7 +280,7 @@ func (a *App) guardOwnSockets() {
 		return
 	}
 	var own []netip.AddrPort
-	for _, s := range a.servers {
+	for _, s := range a.allServers() {
 		if tcp, ok := s.Addr().(*net.TCPAddr); ok {
 			own = append(own, tcp.AddrPort())
 		}
@@ -254,5 +295,5 @@ func (a *App) guardOwnSockets() {
 			local = append(local, prefix.Addr())
 		}
 	}
-	a.registered.allow.SetOwn(own, local)
+	a.registered.allow.Load().SetOwn(own, local)
 }

@@ -35,7 +35,7 @@ func tryOpen(t *testing.T, path string, change func(*config.Config)) (*App, erro
 		change(c)
 	}
 	c.Complete()
-	a, err := New(t.Context(), Options{Config: c, Logs: &Logs{Main: zap.NewNop()}})
+	a, err := New(t.Context(), Options{Loaded: Loaded{Config: c}, Logs: &Logs{Main: zap.NewNop()}})
 	if err == nil {
 		t.Cleanup(a.Close)
 	}
@@ -157,7 +157,7 @@ func TestBackAfterItWasDropped(t *testing.T) {
 					require.Len(t, series(a, "lb_backend_requests_total", `backend="w"`, `"success"`, " 1\n"), 1)
 					time.Sleep(time.Minute)
 					a.review(t.Context())
-					require.Empty(t, a.registered.retired)
+					require.Empty(t, a.departures.retired)
 				})
 			})
 		}
@@ -264,9 +264,9 @@ func TestWritesAreCancelledLater(t *testing.T) {
 				if back {
 					require.NoError(t, enroll(t, a, "p", "w", "127.0.0.1:1", ""))
 				}
-				require.LessOrEqual(t, a.review(t.Context()), retirement)
+				require.LessOrEqual(t, a.review(t.Context()), stillHeld)
 				require.Equal(t, back, pending() == 2)
-				require.Empty(t, a.registered.uncancelled)
+				require.Empty(t, a.departures.uncancelled)
 			})
 		})
 	}

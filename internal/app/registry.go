@@ -47,6 +47,7 @@ type site struct {
 	made      bool // by registration
 	fanned    bool // some route fans out to it
 	transport transport.Settings
+	reshaped  bool // transport is another than before the last reload
 }
 
 // fixture is what belongs to one backend beside its state.
@@ -81,13 +82,7 @@ func newRegistry(c *config.Config, m *metrics.Registry, onChange func(pool.Chang
 		byName: make(map[string]*site), fixtures: make(map[*backend.Backend]*fixture),
 		absent: make(map[identity]*backend.Backend),
 	}
-	fanned := make(map[string]bool)
-	for _, rt := range c.Routes {
-		if rt.Fanout != nil {
-			fanned[rt.Fanout.Pool] = true
-		}
-	}
-	longest := longestWaits(c)
+	fanned, longest := fannedPools(c), longestWaits(c)
 	for _, pc := range c.Pools {
 		s := &site{config: pc, fanned: fanned[pc.Name], transport: transportSettings(pc.Transport, longest[pc.Name])}
 		if err := r.addPool(s); err != nil {
@@ -97,47 +92,90 @@ func newRegistry(c *config.Config, m *metrics.Registry, onChange func(pool.Chang
 	return r, nil
 }
 
+// fannedPools returns the pools that some route fans out to.
+func fannedPools(c *config.Config) map[string]bool {
+	fanned := make(map[string]bool)
+	for _, rt := range c.Routes {
+		if rt.Fanout != nil {
+			fanned[rt.Fanout.Pool] = true
+		}
+	}
+	return fanned
+}
+
 // addPool makes the pool of s with the backends of its configuration, and adds
 // both.
 func (r *registry) addPool(s *site) error {
-	o := pool.Options{
-		Name: s.config.Name, SlowStart: s.config.SlowStart.D(), OnChange: r.onChange,
-		Budget: pool.NewBudget(s.config.RetryBudget.Ratio, s.config.RetryBudget.PerSecond),
-		Limits: limitsOf(s.config.Limits),
-	}
-	if b := s.config.Breaker; b != nil {
-		o.MaxOpenShare = b.MaxOpenShare
-		o.Breaker = &breaker.Settings{
-			Consecutive: b.Consecutive, Ratio: b.Ratio, MinRequests: b.MinRequests, Window: b.Window.D(),
-			Open: b.Open.D(), MaxOpen: b.MaxOpen.D(), HalfOpen: b.HalfOpen,
-		}
-	}
-	var err error
-	if o.Policy, err = policyOf(s.config.Policy); err != nil {
-		return fmt.Errorf("pool %s: %w", o.Name, err)
+	policy, err := policyOf(s.config.Policy)
+	if err != nil {
+		return fmt.Errorf("pool %s: %w", s.config.Name, err)
 	}
 	fixtures := make(map[*backend.Backend]*fixture)
+	var members []*backend.Backend
 	for _, bc := range s.config.Backends {
-		b, f, err := r.newBackend(s, serverSpec{
-			id: bc.ID, address: bc.Address, source: sourceConfig, weight: bc.Weight, labels: bc.Labels,
-			limit: s.config.Limits.PerBackend, check: s.config.Health,
-		})
+		b, f, err := r.newBackend(s, configured(s.config, bc))
 		if err != nil {
 			return err
 		}
 		fixtures[b] = f
-		o.Backends = append(o.Backends, b)
+		members = append(members, b)
 	}
-	s.Pool = pool.New(o)
+	s.Pool = pool.New(r.optionsOf(s, policy, members))
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for b, f := range fixtures {
 		f.pool = s.Pool
 		r.fixtures[b] = f
 	}
-	r.pools = append(r.pools, s)
-	r.byName[o.Name] = s
+	r.pools = append(slices.Clip(r.pools), s)
+	r.byName[s.Name] = s
 	return nil
+}
+
+// configured is what a backend of the configuration is made of.
+func configured(p config.Pool, b config.Backend) serverSpec {
+	return serverSpec{
+		id: b.ID, address: b.Address, source: sourceConfig, weight: b.Weight, labels: b.Labels,
+		limit: p.Limits.PerBackend, check: p.Health,
+	}
+}
+
+func (r *registry) optionsOf(s *site, policy balance.Factory, members []*backend.Backend) pool.Options {
+	c := settingsOf(s.config, policy)
+	return pool.Options{
+		Name: s.config.Name, Backends: members, OnChange: r.onChange,
+		Budget: pool.NewBudget(s.config.RetryBudget.Ratio, s.config.RetryBudget.PerSecond),
+		Policy: policy, Limits: c.Limits, Breaker: c.Breaker, MaxOpenShare: c.MaxOpenShare, SlowStart: c.SlowStart,
+	}
+}
+
+// settingsOf compiles what of a pool can change while it runs. A nil policy is
+// one that stays.
+func settingsOf(c config.Pool, policy balance.Factory) pool.Settings {
+	s := pool.Settings{Policy: policy, Limits: limitsOf(c.Limits), SlowStart: c.SlowStart.D()}
+	if b := c.Breaker; b != nil {
+		s.MaxOpenShare = b.MaxOpenShare
+		s.Breaker = &breaker.Settings{
+			Consecutive: b.Consecutive, Ratio: b.Ratio, MinRequests: b.MinRequests, Window: b.Window.D(),
+			Open: b.Open.D(), MaxOpen: b.MaxOpen.D(), HalfOpen: b.HalfOpen,
+		}
+	}
+	return s
+}
+
+// deliverTo makes what counts the deliveries to b, to whose pool some route fans
+// out now.
+func (r *registry) deliverTo(b *backend.Backend) {
+	old := r.fixture(b)
+	f := &fixture{
+		pool: old.pool, changes: old.changes, check: old.check, loop: old.loop, initial: old.initial,
+		stop: old.stop, cut: old.cut, dropped: old.dropped,
+		delivery: r.metrics.Delivery(b.Pool, b.ID, b.Address, outcome.Names[:]),
+	}
+	f.expires.Store(old.expires.Load())
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.fixtures[b] = f
 }
 
 // dropPool takes a pool out that has no members any more.
@@ -199,7 +237,11 @@ func (r *registry) recheck(s *site, b *backend.Backend, c *config.Health) error 
 	f := &fixture{pool: old.pool, delivery: old.delivery, changes: old.changes}
 	if c != nil {
 		var err error
-		if f.loop, err = newLoop(f, b, c, r.metrics, r.allow); err != nil {
+		allow := r.allow
+		if b.Source == sourceConfig {
+			allow = nil
+		}
+		if f.loop, err = newLoop(f, b, c, r.metrics, allow); err != nil {
 			return fmt.Errorf("pool %s: health: %w", s.Name, err)
 		}
 		f.check, f.initial = c, initialWord(c.Initial)
@@ -211,8 +253,10 @@ func (r *registry) recheck(s *site, b *backend.Backend, c *config.Health) error 
 	r.mu.Lock()
 	r.fixtures[b] = f
 	r.mu.Unlock()
-	s.SetHealth(b, f.initial, "not probed yet")
-	r.probe(f)
+	if c == nil {
+		s.SetHealth(b, backend.HealthUp, "it is not checked any more")
+	}
+	r.probe(f) // until it has a result, what the former check said holds
 	return nil
 }
 

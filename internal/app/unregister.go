@@ -107,7 +107,7 @@ func (a *App) cutOff(ctx context.Context, s *site, id string) error {
 
 // seeOff takes those out of their pools that were leaving and are done.
 func (a *App) seeOff() {
-	a.registered.leaving = slices.DeleteFunc(a.registered.leaving, func(b *backend.Backend) bool {
+	a.departures.leaving = slices.DeleteFunc(a.departures.leaving, func(b *backend.Backend) bool {
 		s := a.registry.pool(b.Pool)
 		switch {
 		case s == nil || s.member(b.ID) != b || b.State().Presence != backend.Leaving:
