@@ -26,7 +26,7 @@ const (
 	adminEnv = "LB_ADMIN"
 	tokenEnv = "LB_ADMIN_TOKEN"
 
-	adminTimeout   = 5 * time.Second // for one request, to the end of its answer
+	adminTimeout   = 5 * time.Second // for most requests, to the end of the answer
 	maxAdminAnswer = 16 << 20        // bytes
 )
 
@@ -95,7 +95,8 @@ func newAdminClient(address, token string) (*adminClient, error) {
 }
 
 // ask sends a request without a body and reads what comes back into answer.
-// Errors are one line without control characters.
+// Errors are without control characters, on one line but for what has several
+// problems.
 func (c *adminClient) ask(ctx context.Context, method, path string, answer any) error {
 	got, err := c.send(ctx, method, path)
 	switch {
@@ -149,7 +150,7 @@ func (c *adminClient) unreached(err error) error {
 		return fmt.Errorf("cannot connect to the admin listener at %s: %w; is lb running, and is admin.address in its configuration %s?",
 			c.address, dial.Err, c.address)
 	case errors.As(err, &timeout) && timeout.Timeout():
-		return fmt.Errorf("%s has not answered within %v", c.address, adminTimeout)
+		return fmt.Errorf("%s has not answered within %v", c.address, c.http.Timeout)
 	}
 	var request *url.Error
 	if errors.As(err, &request) {
@@ -163,6 +164,7 @@ func (c *adminClient) refusal(got *reply) error {
 	var problem struct {
 		Code   outcome.Code
 		Detail string
+		Errors []outcome.FieldError
 	}
 	if err := json.Unmarshal(got.body, &problem); err != nil || problem.Code == "" {
 		return c.stranger(got)
@@ -175,7 +177,11 @@ func (c *adminClient) refusal(got *reply) error {
 	case problem.Code == outcome.AmbiguousInstance:
 		problem.Detail = strings.TrimSuffix(problem.Detail, "; say which") + "; say which with --pool"
 	}
-	return fmt.Errorf("%d %s: %s", got.code, visible(string(problem.Code)), visible(problem.Detail))
+	lines := []string{fmt.Sprintf("%d %s: %s", got.code, visible(string(problem.Code)), visible(problem.Detail))}
+	for _, e := range problem.Errors {
+		lines = append(lines, visible(e.Detail)) // which says where, as in lb check
+	}
+	return errors.New(strings.Join(lines, "\n"))
 }
 
 // stranger tells of an answer that lb would not give.

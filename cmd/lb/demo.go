@@ -49,7 +49,7 @@ func runDemo(ctx context.Context, listen, adminAddress string, stdout, stderr io
 	if problems, _ := config.Validate(c, os.LookupEnv); len(problems) > 0 {
 		return problems
 	}
-	return serve(ctx, "demo", c, nil, stdout, stderr, func(a *app.App) {
+	return serve(ctx, &source{made: c}, stdout, stderr, func(a *app.App) {
 		fmt.Fprint(stdout, demoText(a.Addr("public"), a.Addr("admin"), servers.backends))
 	})
 }

@@ -62,13 +62,16 @@ func rootCommand() *cobra.Command {
   lb serve -c lb.yaml          the daemon
   lb instances                 its backends, and how each of them is
   lb drain server1 --wait 30s  no new requests for one of them, until it is idle
-  lb fanout list               writes, and which backends lack them`,
+  lb fanout list               writes, and which backends lack them
+  lb reload                    serve the configuration file as it is now
+  lb config rollback 6         serve an older one again`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(serveCommand(), checkCommand(), demoCommand(), healthcheckCommand(), versionCommand(), salvageCommand(),
-		instancesCommand(), drainCommand(), maintenanceCommand(), enableCommand(), fanoutCommand())
+		instancesCommand(), drainCommand(), maintenanceCommand(), enableCommand(), fanoutCommand(),
+		reloadCommand(), configCommand())
 	return root
 }
 

@@ -14,6 +14,7 @@ import (
 	"lb/internal/app"
 	"lb/internal/config"
 	"lb/internal/config/load"
+	"lb/internal/socket"
 )
 
 func serveCommand() *cobra.Command {
@@ -28,18 +29,11 @@ Without -c the configuration is ./lb.yaml, else /etc/lb/lb.yaml, else the
 environment profile: BACKEND_POOL=host:port,host:port lb serve.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, warnings, err := load.File(file, load.Options{Overrides: overrides(level)})
-			if err != nil {
-				return configError(err)
-			}
-			source, err := load.Find(file, load.Options{})
+			source, err := findSource(file, load.Options{Overrides: overrides(level)})
 			if err != nil {
 				return err
 			}
-			if source == "" {
-				source = "environment"
-			}
-			return serve(cmd.Context(), source, c, warnings, cmd.OutOrStdout(), cmd.ErrOrStderr(), nil)
+			return serve(cmd.Context(), source, cmd.OutOrStdout(), cmd.ErrOrStderr(), nil)
 		},
 	}
 	cmd.Flags().StringVarP(&file, "config", "c", "", "the configuration file")
@@ -67,10 +61,19 @@ func configError(err error) error {
 	return err
 }
 
-// serve runs a daemon with a valid configuration, which came from source, until
-// ctx ends. bound is called, if it is not nil, when every socket is bound.
-func serve(ctx context.Context, source string, c *config.Config, warnings []config.Problem, stdout, stderr io.Writer, bound func(*app.App)) error {
-	logs, err := app.NewLogs(c.Log, stdout, stderr)
+// serve runs a daemon with the configuration of source until ctx ends. bound is
+// called, if it is not nil, when every socket is bound.
+func serve(ctx context.Context, source *source, stdout, stderr io.Writer, bound func(*app.App)) error {
+	sockets, err := socket.Inherit() // first: it owns the descriptors that follow standard error
+	if err != nil {
+		return fmt.Errorf("%w: %w", app.ErrBind, err)
+	}
+	watcher := source.watcher() // before the file is read, so that no change gets lost
+	l, err := source.load()
+	if err != nil {
+		return configError(err)
+	}
+	logs, err := app.NewLogs(l.Config.Log, stdout, stderr)
 	if err != nil {
 		return err
 	}
@@ -81,18 +84,15 @@ func serve(ctx context.Context, source string, c *config.Config, warnings []conf
 		return err
 	}
 	defer restore()
-	logs.Main.Info("starting", zap.String("version", version), zap.String("config", source),
-		zap.Int("routes", len(c.Routes)), zap.Int("pools", len(c.Pools)))
-	for _, w := range warnings {
+	logs.Main.Info("starting", zap.String("version", version), zap.Stringer("config", source),
+		zap.Int("routes", len(l.Config.Routes)), zap.Int("pools", len(l.Config.Pools)))
+	for _, w := range l.Warnings {
 		logs.Main.Warn("configuration", zap.String("warning", w.String()))
 	}
-	effective, err := load.Effective(c)
-	if err != nil {
-		return err
-	}
 	a, err := app.New(ctx, app.Options{
-		Config: c, Effective: effective, AdminToken: token(c.Admin.TokenEnv), RegistrationToken: token(c.Registration.TokenEnv),
-		Logs: logs, Hurry: hurry, Version: version, Commit: revision(),
+		Loaded: l, Load: source.load, Parse: source.parse,
+		AdminToken: token(l.Config.Admin.TokenEnv), RegistrationToken: token(l.Config.Registration.TokenEnv),
+		Logs: logs, Sockets: sockets, Hurry: hurry, Version: version, Commit: revision(),
 	})
 	if err != nil {
 		return err
@@ -104,6 +104,8 @@ func serve(ctx context.Context, source string, c *config.Config, warnings []conf
 	if bound != nil {
 		bound(a)
 	}
+	reloads := reloadOn(ctx, a, watcher, logs.Main)
+	defer reloads.Wait()
 	return a.Run(ctx)
 }
 
