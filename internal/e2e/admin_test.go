@@ -38,6 +38,9 @@ func TestAdminShowsTheDaemon(t *testing.T) {
 
 	var health admin.Health
 	d.get(d.Admin+"/health").json(t, &health)
+	require.EqualValues(t, 1, health.Config.Generation)
+	require.NotZero(t, health.Config.LoadedAt)
+	health.Config = admin.ConfigHealth{}
 	require.Equal(t, admin.Health{Status: "ok", Pools: admin.List[admin.PoolHealth]{{
 		Name: "main", Eligible: 1,
 		Backends: admin.List[admin.BackendHealth]{{ID: "b1", State: "up", Reasons: admin.List[string]{}}},
