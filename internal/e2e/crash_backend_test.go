@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -226,8 +227,10 @@ func (b *crashBackend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Retry-After", "1") // more than cap
 		w.WriteHeader(f.status)
 	default:
+		body := fmt.Sprintf("%d\n", s.Status)
+		w.Header().Set("Content-Length", strconv.Itoa(len(body))) // so that a flush is all of it
 		w.WriteHeader(s.Status)
-		_, _ = fmt.Fprintf(w, "%d\n", s.Status)
+		_, _ = io.WriteString(w, body)
 		// Not before it is out: whoever takes this backend down may cut it off.
 		if err := http.NewResponseController(w).Flush(); !struck && err == nil && r.Context().Err() == nil {
 			b.mu.Lock()
