@@ -104,8 +104,10 @@ func serve(ctx context.Context, source *source, stdout, stderr io.Writer, bound 
 	if bound != nil {
 		bound(a)
 	}
+	ctx, end := context.WithCancel(ctx)
 	reloads := reloadOn(ctx, a, watcher, logs.Main)
 	defer reloads.Wait()
+	defer end() // before that: Run may end by itself
 	return a.Run(ctx)
 }
 

@@ -137,7 +137,10 @@ func (a *App) drop(i registration.Instance) {
 	if s == nil {
 		return
 	}
-	if b := s.member(i.ID); b != nil && b.Source == sourceRegistration {
+	if b := s.member(i.ID); b != nil {
+		if b.Source != sourceRegistration {
+			return // the configuration has the id now, and its series
+		}
 		a.registry.leave(s, b)
 	}
 	if b := a.registry.away(i.Pool, i.ID); b != nil {
@@ -206,6 +209,9 @@ func (a *App) dropPools(gone []registration.Instance) {
 // retire puts b, which is no member any more and does not come back, out of use.
 // What is under way there ends. gone says that nobody has its id now.
 func (a *App) retire(b *backend.Backend, gone bool) {
+	state := b.State()
+	state.Presence = backend.Leaving // nothing more is begun there, not by writes either that were admitted before
+	b.SetState(state)
 	a.registry.rest(b)
 	a.registry.dismiss(b)
 	a.departures.retired = append(a.departures.retired, retired{b, time.Now(), gone})
@@ -222,7 +228,13 @@ func (a *App) retireFully(now time.Time) {
 			return false
 		}
 		a.registry.forget(b.Backend)
-		if s := a.registry.pool(b.Pool); b.gone && (s == nil || a.registry.known(s, b.ID) == nil) {
+		s := a.registry.pool(b.Pool)
+		if s != nil {
+			if heir := s.member(b.ID); heir != nil && heir.State().Presence == backend.Present {
+				a.fanout.Rejoin(heir) // a write that was admitted before may have come to b after all
+			}
+		}
+		if b.gone && (s == nil || a.registry.known(s, b.ID) == nil) {
 			a.metrics.Forget(b.Pool, b.ID)
 			a.log.Info("backend is gone", zap.String("pool", b.Pool), zap.String("backend", b.ID))
 		}

@@ -196,10 +196,14 @@ func (a *App) rearrange(l *layout) (left []gone) {
 	r.pools, r.byName = pools, l.byName
 	r.mu.Unlock()
 	for _, p := range l.pools {
-		for b := range p.fresh {
+		for b, f := range p.fresh {
 			a.repeatWord(p.Pool, b)
 			if p.was != nil {
-				a.fanout.Rejoin(b)
+				a.repeatVerdict(p.Pool, b, f)
+			}
+			a.fanout.Rejoin(b)
+			if left := r.away(b.Pool, b.ID); left != nil { // who registered under this id does not come back
+				a.retire(left, false)
 			}
 		}
 	}
@@ -208,11 +212,27 @@ func (a *App) rearrange(l *layout) (left []gone) {
 			continue
 		}
 		s.Close()
-		for _, b := range s.Members().All {
+		for _, b := range append(slices.Clip(s.Members().All), r.awayFrom(s.Name)...) {
 			left = append(left, gone{s.Name, b})
 		}
 	}
 	return left
+}
+
+// repeatVerdict tells p, of which b is a member now, what the probes of b found
+// before: p did not listen then, and the next one may be hours away.
+func (a *App) repeatVerdict(p *pool.Pool, b *backend.Backend, f *fixture) {
+	if f.loop == nil || b.State().Admin == backend.Maintenance {
+		return
+	}
+	switch found := f.loop.State(); found.Verdict {
+	case health.Up:
+		p.SetHealth(b, backend.HealthUp, "its checks pass")
+	case health.Down:
+		if found.LastError != "" { // else it is so before its first probe
+			p.SetHealth(b, backend.HealthDown, "its checks fail: "+found.LastError)
+		}
+	}
 }
 
 // reshape brings a pool that is there in line with its plot, and returns who is
@@ -281,9 +301,6 @@ func (a *App) renew(p *plot, b *backend.Backend, spec serverSpec) {
 // pending for them is cancelled.
 func (a *App) letGoFor(ctx context.Context, left []gone) {
 	for _, g := range left {
-		state := g.State()
-		state.Presence = backend.Leaving // before the deliveries are cancelled: nothing more is begun there
-		g.SetState(state)
 		a.retire(g.Backend, true)
 		a.cancelFor(g.Backend)
 	}

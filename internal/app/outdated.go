@@ -27,6 +27,9 @@ func (a *App) servedBy() map[served]bool {
 	}
 	for _, s := range a.registry.all() {
 		all[served{pool: s.Name}] = true
+		if s.made {
+			all[served{a.conf().Registration.RoutePrefix + s.Name, s.Name}] = true
+		}
 	}
 	return all
 }
@@ -46,13 +49,18 @@ func (a *App) outdate(was map[served]bool) {
 // forgetOutdated drops the series that have been shown long enough.
 func (a *App) forgetOutdated(now time.Time) {
 	d := &a.departures
+	if len(d.outdated) == 0 {
+		return
+	}
+	serves := a.servedBy() // somebody may have registered since
 	d.outdated = slices.DeleteFunc(d.outdated, func(o outdated) bool {
 		switch {
 		case now.Sub(o.since) < stillShown:
 			return false
+		case serves[o.served]:
 		case o.route != "":
 			a.metrics.ForgetRoute(o.route, o.pool)
-		case a.registry.pool(o.pool) == nil: // else somebody has registered into it since
+		default:
 			a.metrics.ForgetPool(o.pool, "")
 		}
 		return true

@@ -260,6 +260,7 @@ func (a *App) admit(s *site, i registration.Instance) error {
 	away := s.member(i.ID) == nil
 	if away {
 		r.join(s, b, r.fixture(b))
+		a.equip(s, b, true) // its pool may have changed meanwhile
 	}
 	if b.Limit() != spec.limit {
 		s.SetLimit(b, spec.limit)

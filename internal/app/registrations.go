@@ -144,7 +144,13 @@ func (a *App) bringInLine(s *site, i registration.Instance) {
 			a.log.Error("the check of a registered backend stays as it was", zap.String("pool", s.Name), zap.String("backend", b.ID), zap.Error(err))
 		}
 	}
-	if s.reshaped {
+	a.equip(s, b, s.reshaped)
+}
+
+// equip gives b, which registered, what its pool has for its members: its
+// transport's settings where reshaped says so, and what counts deliveries.
+func (a *App) equip(s *site, b *backend.Backend, reshaped bool) {
+	if reshaped {
 		settings := s.transport
 		settings.Allow = a.registry.allow
 		a.registry.transports.For(b).Configure(settings)

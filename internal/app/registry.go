@@ -377,6 +377,18 @@ func (r *registry) away(pool, id string) *backend.Backend {
 	return r.absent[identity{pool, id}]
 }
 
+// awayFrom returns those that have left a pool and may come back.
+func (r *registry) awayFrom(pool string) (all []*backend.Backend) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	for name, b := range r.absent {
+		if name.pool == pool {
+			all = append(all, b)
+		}
+	}
+	return all
+}
+
 // close stops the pools' timers and closes idle connections.
 func (r *registry) close() {
 	for _, s := range r.all() {

@@ -150,8 +150,8 @@ func (a *App) settle(ctx context.Context, next Loaded, l *layout, b *blueprint) 
 	gone := a.rearrange(l)
 	a.blueprint = b
 	a.showFanouts()
-	a.outdate(was)
 	a.applied.Store(&applied{Loaded: next, generation: generation, at: time.Now()})
+	a.outdate(was)
 	a.configureRegistration(ctx)
 	if err := a.publish(generation); err != nil {
 		a.log.Error("the routes could not be compiled anew", zap.Error(err)) // they were, a moment ago

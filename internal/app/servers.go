@@ -230,8 +230,8 @@ func (a *App) replaceServers(all, fresh []*server) {
 func (a *App) retireServer(s *server, replaced bool) {
 	s.retired.Store(true)
 	_ = s.Close()
-	if s.data == nil {
-		ctx, cancel := context.WithTimeout(context.Background(), a.conf().Shutdown.Drain.D())
+	if s.data == nil { // who asked for the reload may be waiting here for what came of it
+		ctx, cancel := context.WithTimeout(context.Background(), max(patience, a.conf().Shutdown.Drain.D()))
 		defer cancel()
 		_ = s.http.Shutdown(ctx) // what does not end in time is an operator's read
 		_ = s.http.Close()

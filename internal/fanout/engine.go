@@ -327,6 +327,11 @@ func (e *Engine) start(w *write, members []*backend.Backend) {
 	e.count(w)
 	w.deliveries = make([]*delivery, len(members))
 	for i, b := range members {
+		if b.State().Presence != backend.Present { // since the write came: somebody else may have its id
+			if heir := w.plan.Pool.Member(b.ID); heir != nil {
+				b = heir
+			}
+		}
 		l := e.lane(b)
 		e.join(l, b, now)
 		w.deliveries[i] = &delivery{write: w, i: i, lane: l}

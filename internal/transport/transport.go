@@ -231,10 +231,15 @@ type Set struct{ m sync.Map }
 // Add registers b's transport.
 func (s *Set) Add(b *backend.Backend, t *Transport) { s.m.Store(b, t) }
 
-// For returns b's transport; b must have been added.
+// For returns b's transport. For a backend that was not added, or removed again,
+// it is one that is cut: what is sent there fails as withdrawn.
 func (s *Set) For(b *backend.Backend) *Transport {
-	t, _ := s.m.Load(b)
-	return t.(*Transport)
+	if t, ok := s.m.Load(b); ok {
+		return t.(*Transport)
+	}
+	t := New(b, Settings{})
+	t.Cut()
+	return t
 }
 
 // Remove forgets b's transport. Its connections are the caller's to close.
