@@ -178,8 +178,11 @@ routes: [ { name: all, match: { path_prefix: / }, proxy: { pool: main } } ]
 	require.Equal(t, 200, kept.get(t, "/"))
 
 	requireApplied(t, d.reload(t, config(public+`, { name: second, address: "127.0.0.1:0" }`)), 2)
-	second := d.address("second")
-	require.NotEmpty(t, second)
+	var second string
+	poll(t, patience, "the log to say where the new one listens", func() bool {
+		second = d.address("second")
+		return second != ""
+	})
 	require.Equal(t, 200, d.do(http.MethodGet, "http://"+second+"/", nil, "Connection", "close").Status)
 	require.Equal(t, 200, kept.get(t, "/"), "the same connection")
 
