@@ -70,20 +70,10 @@ func configShowCommand() *cobra.Command {
 		Short: "Print the document of one version",
 		Args:  ids(versionID, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := flags.client()
-			if err != nil {
+			return show(cmd, &flags, http.MethodGet, versionPath(args[0]), func(out io.Writer, found admin.ConfigVersion) error {
+				_, err := io.WriteString(out, found.Document) // as it is: it may be written into a file
 				return err
-			}
-			var found admin.ConfigVersion
-			if err := client.ask(cmd.Context(), http.MethodGet, versionPath(args[0]), &found); err != nil {
-				return err
-			}
-			if flags.output == "json" {
-				return printJSON(cmd.OutOrStdout(), found)
-			}
-			// As it is: it may be written into a file.
-			_, err = io.WriteString(cmd.OutOrStdout(), found.Document)
-			return err
+			})
 		},
 	}
 	flags.addTo(cmd)
@@ -99,22 +89,11 @@ func configDiffCommand() *cobra.Command {
 			return ids("the ids of one or two versions; lb config history shows them", min(max(len(args), 1), 2))(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := flags.client()
-			if err != nil {
-				return err
-			}
 			path := versionPath(args[0]) + "/diff"
 			if len(args) > 1 {
 				path += "?" + url.Values{"to": {args[1]}}.Encode()
 			}
-			var changes admin.Changes
-			if err := client.ask(cmd.Context(), http.MethodGet, path, &changes); err != nil {
-				return err
-			}
-			if flags.output == "json" {
-				return printJSON(cmd.OutOrStdout(), changes)
-			}
-			return printChanges(cmd.OutOrStdout(), changes)
+			return show(cmd, &flags, http.MethodGet, path, printChanges)
 		},
 	}
 	flags.addTo(cmd)
@@ -122,7 +101,7 @@ func configDiffCommand() *cobra.Command {
 }
 
 func configRollbackCommand() *cobra.Command {
-	var flags operatorFlags
+	flags := operatorFlags{timeout: changeTimeout}
 	cmd := &cobra.Command{
 		Use:   "rollback ID",
 		Short: "Write one version into the configuration file, and serve it",
@@ -134,7 +113,7 @@ Where the file cannot be read, it does not say where the admin listener is: say
 it with --admin.`,
 		Args: ids(versionID, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return flags.reload(cmd, versionPath(args[0])+"/rollback")
+			return show(cmd, &flags, http.MethodPost, versionPath(args[0])+"/rollback", printReloaded)
 		},
 	}
 	flags.addTo(cmd)

@@ -87,23 +87,15 @@ func fanoutShowCommand() *cobra.Command {
 		Short: "Show one write and its delivery to each backend",
 		Args:  ids("the id of one write; lb fanout list shows them", 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := flags.client()
-			if err != nil {
-				return err
-			}
-			var found admin.Fanout
-			if err := client.ask(cmd.Context(), http.MethodGet, "/fanout/"+url.PathEscape(args[0]), &found); err != nil {
-				return err
-			}
-			if flags.output == "json" {
-				return printJSON(cmd.OutOrStdout(), found)
-			}
-			return printFanout(cmd.OutOrStdout(), found, time.Now())
+			return show(cmd, &flags, http.MethodGet, "/fanout/"+url.PathEscape(args[0]), printFanoutNow)
 		},
 	}
 	flags.addTo(cmd)
 	return cmd
 }
+
+// printFanoutNow prints a write as of now.
+func printFanoutNow(out io.Writer, f admin.Fanout) error { return printFanout(out, f, time.Now()) }
 
 // deliveryCommand returns a command that does to one delivery what the verb says.
 func deliveryCommand(verb, short string) *cobra.Command {
@@ -113,19 +105,8 @@ func deliveryCommand(verb, short string) *cobra.Command {
 		Short: short,
 		Args:  ids("the id of one write and that of a backend; lb fanout list shows both", 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := flags.client()
-			if err != nil {
-				return err
-			}
 			path := "/fanout/" + url.PathEscape(args[0]) + "/deliveries/" + url.PathEscape(args[1]) + "/" + verb
-			var now admin.Fanout
-			if err := client.ask(cmd.Context(), http.MethodPost, path, &now); err != nil {
-				return err
-			}
-			if flags.output == "json" {
-				return printJSON(cmd.OutOrStdout(), now)
-			}
-			return printFanout(cmd.OutOrStdout(), now, time.Now())
+			return show(cmd, &flags, http.MethodPost, path, printFanoutNow)
 		},
 	}
 	flags.addTo(cmd)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"os"
@@ -34,6 +35,7 @@ type operatorFlags struct {
 	address, file string
 	pool          string
 	output        string
+	timeout       time.Duration // of a request; 0: that of every client
 }
 
 func (f *operatorFlags) addTo(cmd *cobra.Command) {
@@ -50,7 +52,28 @@ func (f *operatorFlags) client() (*adminClient, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w\n(with --admin or %s no configuration is needed)", err, adminEnv)
 	}
-	return newAdminClient(address, strings.TrimSpace(os.Getenv(tokenEnv)))
+	client, err := newAdminClient(address, strings.TrimSpace(os.Getenv(tokenEnv)))
+	if err == nil && f.timeout > 0 {
+		client.http.Timeout = f.timeout
+	}
+	return client, err
+}
+
+// show asks the daemon that the flags name, and prints its answer: as JSON, or as
+// print does.
+func show[T any](cmd *cobra.Command, f *operatorFlags, method, path string, print func(io.Writer, T) error) error {
+	client, err := f.client()
+	if err != nil {
+		return err
+	}
+	var found T
+	if err := client.ask(cmd.Context(), method, path, &found); err != nil {
+		return err
+	}
+	if f.output == "json" {
+		return printJSON(cmd.OutOrStdout(), found)
+	}
+	return print(cmd.OutOrStdout(), found)
 }
 
 func instancesCommand() *cobra.Command {

@@ -120,15 +120,9 @@ func (h *Handler) listFanouts(f Fanouts) http.HandlerFunc {
 		limit := filter.Limit
 		filter.Limit++
 		found, err := f.ListFanouts(r.Context(), filter)
-		if err != nil {
-			h.report(w, r, err)
-			return
-		}
-		page := FanoutPage{Fanouts: found}
-		if len(found) > limit {
-			page.Fanouts, page.Next = found[:limit], &found[limit-1].Seq
-		}
-		h.answerJSON(w, r, http.StatusOK, page)
+		var page FanoutPage
+		page.Fanouts, page.Next = cut(found, limit, func(f Fanout) uint64 { return f.Seq })
+		h.answerOrReport(w, r, page, err)
 	}
 }
 
@@ -162,11 +156,7 @@ func (h *Handler) showFanout(f Fanouts) http.HandlerFunc {
 			return
 		}
 		found, err := f.ShowFanout(r.Context(), r.PathValue("id"))
-		if err != nil {
-			h.report(w, r, err)
-			return
-		}
-		h.answerJSON(w, r, http.StatusOK, found)
+		h.answerOrReport(w, r, found, err)
 	}
 }
 
@@ -179,10 +169,6 @@ func (h *Handler) changeDelivery(do func(context.Context, DeliveryChange) (Fanou
 			return
 		}
 		now, err := do(r.Context(), DeliveryChange{ID: r.PathValue("id"), Backend: r.PathValue("backend"), By: by})
-		if err != nil {
-			h.report(w, r, err)
-			return
-		}
-		h.answerJSON(w, r, http.StatusOK, now)
+		h.answerOrReport(w, r, now, err)
 	}
 }

@@ -113,11 +113,7 @@ func (h *Handler) change(o Operator, to Word) http.HandlerFunc {
 			return
 		}
 		now, err := o.SetAdmin(r.Context(), change)
-		if err != nil {
-			h.report(w, r, err)
-			return
-		}
-		h.answerJSON(w, r, http.StatusOK, now)
+		h.answerOrReport(w, r, now, err)
 	}
 }
 
@@ -153,15 +149,9 @@ func (h *Handler) audit(o Operator) http.HandlerFunc {
 			return
 		}
 		records, err := o.Audit(r.Context(), before, limit+1)
-		if err != nil {
-			h.report(w, r, err)
-			return
-		}
-		answer := AuditPage{Records: records}
-		if len(records) > limit {
-			answer.Records, answer.Next = records[:limit], &records[limit-1].ID
-		}
-		h.answerJSON(w, r, http.StatusOK, answer)
+		var answer AuditPage
+		answer.Records, answer.Next = cut(records, limit, func(r AuditRecord) int64 { return r.ID })
+		h.answerOrReport(w, r, answer, err)
 	}
 }
 
@@ -177,6 +167,16 @@ func page(r *http.Request, missing, most int64) (before int64, limit int, e *out
 	}
 	n, e := number(params, "limit", missing, most)
 	return before, int(n), e
+}
+
+// cut makes a page of a list for which one entry more than limit was asked, so
+// that it shows whether there are more: then next is the key of the page's last.
+func cut[T, K any](found []T, limit int, key func(T) K) (page []T, next *K) {
+	if len(found) <= limit {
+		return found, nil
+	}
+	last := key(found[limit-1])
+	return found[:limit], &last
 }
 
 // number returns a parameter that is a whole number from 1 to most.

@@ -172,10 +172,8 @@ func (h *Handler) configVersions(rl Reloader) http.HandlerFunc {
 			return
 		}
 		found, err := rl.ConfigVersions(r.Context(), before, limit+1)
-		answer := ConfigVersionPage{Versions: found}
-		if len(found) > limit {
-			answer.Versions, answer.Next = found[:limit], &found[limit-1].ID
-		}
+		var answer ConfigVersionPage
+		answer.Versions, answer.Next = cut(found, limit, func(v ConfigVersion) int64 { return v.ID })
 		h.answerOrReport(w, r, answer, err)
 	}
 }

@@ -121,6 +121,6 @@ func TestCompile(t *testing.T) {
 		require.Equal(t, row.route, i, row)
 	}
 	for _, f := range r.fixtures {
-		require.NotNil(t, f.delivery, "backends that get deliveries count them")
+		require.NotNil(t, f.delivery.Load(), "backends that get deliveries count them")
 	}
 }

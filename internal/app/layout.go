@@ -3,7 +3,6 @@ package app
 import (
 	"context"
 	"fmt"
-	"maps"
 	"reflect"
 	"slices"
 	"time"
@@ -42,6 +41,13 @@ type plot struct {
 	specs map[*backend.Backend]serverSpec
 }
 
+func newPlot(s, was *site) *plot {
+	return &plot{
+		site: s, was: was,
+		fresh: make(map[*backend.Backend]*fixture), specs: make(map[*backend.Backend]serverSpec),
+	}
+}
+
 // site returns the pool of that name as it will be, nil if there is none.
 func (l *layout) site(name string) *site { return l.byName[name] }
 
@@ -49,13 +55,8 @@ func (l *layout) site(name string) *site { return l.byName[name] }
 // there: until rearrange, abandon undoes it.
 func (r *registry) layOut(c *config.Config) (*layout, error) {
 	l := &layout{byName: make(map[string]*site)}
-	fanned, longest := fannedPools(c), longestWaits(c)
-	for _, pc := range c.Pools {
-		s := &site{config: pc, fanned: fanned[pc.Name], transport: transportSettings(pc.Transport, longest[pc.Name])}
-		p := &plot{
-			site: s, was: r.pool(pc.Name),
-			fresh: make(map[*backend.Backend]*fixture), specs: make(map[*backend.Backend]serverSpec),
-		}
+	for _, s := range sitesOf(c) {
+		p := newPlot(s, r.pool(s.config.Name))
 		l.add(p)
 		if err := r.plan(p); err != nil {
 			r.abandon(l)
@@ -255,7 +256,7 @@ func (a *App) reshape(p *plot) (left []gone) {
 	var replaced []*backend.Backend
 	for _, b := range p.was.Members().All {
 		if spec, stays := p.specs[b]; stays {
-			a.renew(p, b, spec)
+			_ = a.registry.fit(p.site, b, spec, p.reshaped) // its check compiled when the configuration was judged
 			continue
 		}
 		taken := ids[b.ID]
@@ -276,25 +277,6 @@ func (a *App) reshape(p *plot) (left []gone) {
 		a.retire(b, false)
 	}
 	return left
-}
-
-// renew brings a member that stays in line with what is said of it now.
-func (a *App) renew(p *plot, b *backend.Backend, spec serverSpec) {
-	if b.Limit() != spec.limit {
-		p.SetLimit(b, spec.limit)
-	}
-	if b.Weight() != spec.weight || !maps.Equal(b.Labels(), spec.labels) {
-		p.SetTraits(b, spec.weight, spec.labels)
-	}
-	if !reflect.DeepEqual(p.was.config.Health, p.config.Health) {
-		_ = a.registry.recheck(p.site, b, spec.check) // it compiled when the configuration was judged
-	}
-	if p.reshaped {
-		a.registry.transports.For(b).Configure(p.transport)
-	}
-	if p.fanned && a.registry.fixture(b).delivery == nil {
-		a.registry.deliverTo(b)
-	}
 }
 
 // letGoFor lets those go who are gone: what is under way there ends, and what is

@@ -80,7 +80,7 @@ func settle(t *testing.T, l *live) {
 		t.Cleanup(func() { inFlight.End(outcome.Success, time.Now()) })
 	}
 	main.Budget.Deposit()
-	l.registry.fixture(l.registry.pool("other").member("one")).delivery.Attempt(0)
+	l.registry.fixture(l.registry.pool("other").member("one")).delivery.Load().Attempt(0)
 }
 
 // next returns who gets the next request of main.
@@ -107,7 +107,7 @@ func (l *live) identities() map[string]any {
 			all["backend "+name] = b
 			all["transport "+name] = l.registry.transports.For(b)
 			all["probes "+name] = f.loop
-			all["delivery "+name] = f.delivery
+			all["delivery "+name] = f.delivery.Load()
 			all["counters "+name] = fmt.Sprintf("%p %p", b.Outcomes, f.changes)
 			all["state "+name] = b.State()
 			all["breaker "+name] = status.Breaker

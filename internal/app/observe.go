@@ -155,10 +155,10 @@ func (a *App) showFanouts() {
 // Attempt notes how one attempt of a delivery ended.
 func (e *fanoutEvents) Attempt(_ *fanout.Plan, b *backend.Backend, o outcome.Outcome, succeeded bool) {
 	f := e.app.registry.fixture(b)
-	if f == nil || f.delivery == nil {
+	if f == nil || f.delivery.Load() == nil {
 		return // it is forgotten, and this attempt was under way all the while
 	}
-	m := f.delivery
+	m := f.delivery.Load()
 	m.Attempt(int(o.Class))
 	switch {
 	case succeeded:

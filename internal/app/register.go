@@ -5,9 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
-	"reflect"
 	"slices"
 	"time"
 
@@ -23,11 +21,9 @@ import (
 )
 
 // RegisterInstance takes a registration, which is new, renews one that is
-// there, or changes it.
+// there, or changes it. The admin listener asks only where registration is
+// enabled.
 func (a *App) RegisterInstance(ctx context.Context, body []byte, by string) (admin.Registered, bool, error) {
-	if a.registered == nil {
-		return admin.Registered{}, false, registrationOff()
-	}
 	request, bad := registration.Parse(body)
 	if bad != nil {
 		return admin.Registered{}, false, bad
@@ -59,10 +55,6 @@ func (a *App) RegisterInstance(ctx context.Context, body []byte, by string) (adm
 		InstanceID: i.ID, Pool: i.Pool, TTL: i.TTL.String(), Heartbeat: i.Heartbeat().String(),
 		Generation: a.decider.Snapshot().Generation,
 	}, d.Created, nil
-}
-
-func registrationOff() error {
-	return &outcome.Error{Code: outcome.RegistrationDisabled, Detail: "set registration.enabled in the configuration"}
 }
 
 // judge refuses an address that lb would not dial for a backend that names it.
@@ -260,18 +252,12 @@ func (a *App) admit(s *site, i registration.Instance) error {
 	away := s.member(i.ID) == nil
 	if away {
 		r.join(s, b, r.fixture(b))
-		a.equip(s, b, true) // its pool may have changed meanwhile
-	}
-	if b.Limit() != spec.limit {
-		s.SetLimit(b, spec.limit)
-	}
-	if b.Weight() != spec.weight || !maps.Equal(b.Labels(), spec.labels) {
-		s.SetTraits(b, spec.weight, spec.labels)
-	}
-	if away || !reflect.DeepEqual(r.fixture(b).check, spec.check) { // the probes of who was away have ended
-		if err := r.recheck(s, b, spec.check); err != nil {
+		if err := r.recheck(s, b, spec.check); err != nil { // its probes have ended
 			return err
 		}
+	}
+	if err := r.fit(s, b, spec, away); err != nil { // its pool may have changed while it was away
+		return err
 	}
 	if b.State().Presence != backend.Present {
 		a.probeFirst(s.Pool, b, "not probed since it came back")

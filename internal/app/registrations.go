@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"reflect"
 	"sync/atomic"
 	"time"
 
@@ -132,31 +131,12 @@ func (a *App) configureRegistration(ctx context.Context) {
 // bringInLine gives the backend of i, which stays, what its pool says now where
 // it says nothing itself.
 func (a *App) bringInLine(s *site, i registration.Instance) {
-	b, spec := s.member(i.ID), a.specOf(s, i)
+	b := s.member(i.ID)
 	if b == nil {
 		return
 	}
-	if b.Limit() != spec.limit {
-		s.SetLimit(b, spec.limit)
-	}
-	if !reflect.DeepEqual(a.registry.fixture(b).check, spec.check) {
-		if err := a.registry.recheck(s, b, spec.check); err != nil {
-			a.log.Error("the check of a registered backend stays as it was", zap.String("pool", s.Name), zap.String("backend", b.ID), zap.Error(err))
-		}
-	}
-	a.equip(s, b, s.reshaped)
-}
-
-// equip gives b, which registered, what its pool has for its members: its
-// transport's settings where reshaped says so, and what counts deliveries.
-func (a *App) equip(s *site, b *backend.Backend, reshaped bool) {
-	if reshaped {
-		settings := s.transport
-		settings.Allow = a.registry.allow
-		a.registry.transports.For(b).Configure(settings)
-	}
-	if s.fanned && a.registry.fixture(b).delivery == nil {
-		a.registry.deliverTo(b)
+	if err := a.registry.fit(s, b, a.specOf(s, i), s.reshaped); err != nil {
+		a.log.Error("the check of a registered backend stays as it was", zap.String("pool", s.Name), zap.String("backend", b.ID), zap.Error(err))
 	}
 }
 

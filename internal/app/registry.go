@@ -3,7 +3,9 @@ package app
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -53,9 +55,9 @@ type site struct {
 // fixture is what belongs to one backend beside its state.
 type fixture struct {
 	pool     *pool.Pool
-	delivery *metrics.Delivery  // nil if no route fans out to it
-	changes  []*metrics.Counter // of its state, by backend.States
-	check    *config.Health     // nil without active checks, and so is loop
+	delivery atomic.Pointer[metrics.Delivery] // nil if no route fans out to it
+	changes  []*metrics.Counter               // of its state, by backend.States
+	check    *config.Health                   // nil without active checks, and so is loop
 	loop     *probe.Loop
 	initial  backend.Health            // its word before the first probe
 	stop     func()                    // ends the loop, and waits for that; nil before it runs
@@ -82,14 +84,22 @@ func newRegistry(c *config.Config, m *metrics.Registry, onChange func(pool.Chang
 		byName: make(map[string]*site), fixtures: make(map[*backend.Backend]*fixture),
 		absent: make(map[identity]*backend.Backend),
 	}
-	fanned, longest := fannedPools(c), longestWaits(c)
-	for _, pc := range c.Pools {
-		s := &site{config: pc, fanned: fanned[pc.Name], transport: transportSettings(pc.Transport, longest[pc.Name])}
+	for _, s := range sitesOf(c) {
 		if err := r.addPool(s); err != nil {
 			return nil, err
 		}
 	}
 	return r, nil
+}
+
+// sitesOf returns what is configured for each pool, without the pools.
+func sitesOf(c *config.Config) []*site {
+	fanned, longest := fannedPools(c), longestWaits(c)
+	sites := make([]*site, len(c.Pools))
+	for i, pc := range c.Pools {
+		sites[i] = &site{config: pc, fanned: fanned[pc.Name], transport: transportSettings(pc.Transport, longest[pc.Name])}
+	}
+	return sites
 }
 
 // fannedPools returns the pools that some route fans out to.
@@ -106,27 +116,11 @@ func fannedPools(c *config.Config) map[string]bool {
 // addPool makes the pool of s with the backends of its configuration, and adds
 // both.
 func (r *registry) addPool(s *site) error {
-	policy, err := policyOf(s.config.Policy)
-	if err != nil {
-		return fmt.Errorf("pool %s: %w", s.config.Name, err)
+	if err := r.plan(newPlot(s, nil)); err != nil {
+		return err
 	}
-	fixtures := make(map[*backend.Backend]*fixture)
-	var members []*backend.Backend
-	for _, bc := range s.config.Backends {
-		b, f, err := r.newBackend(s, configured(s.config, bc))
-		if err != nil {
-			return err
-		}
-		fixtures[b] = f
-		members = append(members, b)
-	}
-	s.Pool = pool.New(r.optionsOf(s, policy, members))
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for b, f := range fixtures {
-		f.pool = s.Pool
-		r.fixtures[b] = f
-	}
 	r.pools = append(slices.Clip(r.pools), s)
 	r.byName[s.Name] = s
 	return nil
@@ -163,21 +157,6 @@ func settingsOf(c config.Pool, policy balance.Factory) pool.Settings {
 	return s
 }
 
-// deliverTo makes what counts the deliveries to b, to whose pool some route fans
-// out now.
-func (r *registry) deliverTo(b *backend.Backend) {
-	old := r.fixture(b)
-	f := &fixture{
-		pool: old.pool, changes: old.changes, check: old.check, loop: old.loop, initial: old.initial,
-		stop: old.stop, cut: old.cut, dropped: old.dropped,
-		delivery: r.metrics.Delivery(b.Pool, b.ID, b.Address, outcome.Names[:]),
-	}
-	f.expires.Store(old.expires.Load())
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.fixtures[b] = f
-}
-
 // dropPool takes a pool out that has no members any more.
 func (r *registry) dropPool(s *site) {
 	s.Close()
@@ -212,13 +191,8 @@ func (r *registry) newBackend(s *site, from serverSpec) (*backend.Backend, *fixt
 	b.SetTraits(from.weight, from.labels)
 	b.SetLimit(from.limit)
 	f := &fixture{pool: s.Pool, changes: r.metrics.StateChanges(name, from.id, backend.States)}
-	if s.fanned {
-		f.delivery = r.metrics.Delivery(name, from.id, from.address, outcome.Names[:])
-	}
-	settings := s.transport
-	if from.source != sourceConfig {
-		settings.Allow = r.allow
-	}
+	r.countDeliveries(s, b, f)
+	settings := r.transportOf(s, from.source)
 	if from.check != nil {
 		var err error
 		if f.loop, err = newLoop(f, b, from.check, r.metrics, settings.Allow); err != nil {
@@ -231,17 +205,52 @@ func (r *registry) newBackend(s *site, from serverSpec) (*backend.Backend, *fixt
 	return b, f, nil
 }
 
+// countDeliveries gives f what counts the deliveries to b, if some route fans out
+// to its pool.
+func (r *registry) countDeliveries(s *site, b *backend.Backend, f *fixture) {
+	if s.fanned && f.delivery.Load() == nil {
+		f.delivery.Store(r.metrics.Delivery(b.Pool, b.ID, b.Address, outcome.Names[:]))
+	}
+}
+
+// transportOf returns the settings of connections to backends of s that come from
+// that source: who names its own address is judged at each dial.
+func (r *registry) transportOf(s *site, source string) transport.Settings {
+	settings := s.transport
+	if source != sourceConfig {
+		settings.Allow = r.allow
+	}
+	return settings
+}
+
+// fit brings b, a member of s, in line with what is said of it now. reshaped says
+// that the settings of its connections may be others than it has.
+func (r *registry) fit(s *site, b *backend.Backend, spec serverSpec, reshaped bool) error {
+	if b.Limit() != spec.limit {
+		s.SetLimit(b, spec.limit)
+	}
+	if b.Weight() != spec.weight || !maps.Equal(b.Labels(), spec.labels) {
+		s.SetTraits(b, spec.weight, spec.labels)
+	}
+	if reshaped {
+		r.transports.For(b).Configure(r.transportOf(s, b.Source))
+	}
+	f := r.fixture(b)
+	r.countDeliveries(s, b, f)
+	if reflect.DeepEqual(f.check, spec.check) {
+		return nil
+	}
+	return r.recheck(s, b, spec.check)
+}
+
 // recheck gives b, a member of s, the active check c in place of the one it has.
 func (r *registry) recheck(s *site, b *backend.Backend, c *config.Health) error {
 	old := r.fixture(b)
-	f := &fixture{pool: old.pool, delivery: old.delivery, changes: old.changes}
+	f := &fixture{pool: old.pool, changes: old.changes}
+	f.delivery.Store(old.delivery.Load())
 	if c != nil {
 		var err error
-		allow := r.allow
-		if b.Source == sourceConfig {
-			allow = nil
-		}
-		if f.loop, err = newLoop(f, b, c, r.metrics, allow); err != nil {
+		if f.loop, err = newLoop(f, b, c, r.metrics, r.transportOf(s, b.Source).Allow); err != nil {
 			return fmt.Errorf("pool %s: health: %w", s.Name, err)
 		}
 		f.check, f.initial = c, initialWord(c.Initial)

@@ -178,7 +178,7 @@ func TestComesBackIntoAPoolThatHasChanged(t *testing.T) {
 	require.NoError(t, dismiss(t, l.App, "p", "guest", false))
 	l.to(t, now("fanout", "20ms"))
 	require.NoError(t, enroll(t, l.App, "p", "guest", slow.Listener.Addr().String(), ""))
-	require.True(t, l.registry.fixture(l.registry.pool("p").member("guest")).delivery != nil)
+	require.True(t, l.registry.fixture(l.registry.pool("p").member("guest")).delivery.Load() != nil)
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	res, err := client.Get("http://" + l.Addr("a") + "/p")
 	require.NoError(t, err)

@@ -16,9 +16,6 @@ import (
 // UnregisterInstance lets a backend go: when what is under way there has ended,
 // or at once. To say the same twice is no error.
 func (a *App) UnregisterInstance(ctx context.Context, u admin.Unregistration) error {
-	if a.registered == nil {
-		return registrationOff()
-	}
 	if err := a.takeTurn(ctx); err != nil {
 		return unchanged(err)
 	}
