@@ -28,6 +28,7 @@ type server struct {
 	http    *http.Server
 	front   *front.Handler // nil for admin and metrics
 	retired atomic.Bool    // it accepts no more, on purpose
+	open    atomic.Int64   // connections, where data does not count them
 	ended   chan struct{}  // closed when it accepts no more
 }
 
@@ -191,8 +192,21 @@ func (a *App) Addr(name string) string {
 	return ""
 }
 
+// count keeps s.open.
+func (s *server) count(_ net.Conn, to http.ConnState) {
+	switch to {
+	case http.StateNew:
+		s.open.Add(1)
+	case http.StateClosed:
+		s.open.Add(-1)
+	}
+}
+
 // accept begins to accept on s.
 func (a *App) accept(s *server) {
+	if s.data == nil {
+		s.http.ConnState = s.count
+	}
 	a.log.Info("listening", zap.String("listener", s.name), zap.Stringer("address", s.Addr()))
 	go func() {
 		defer close(s.ended)
@@ -230,15 +244,15 @@ func (a *App) replaceServers(all, fresh []*server) {
 func (a *App) retireServer(s *server, replaced bool) {
 	s.retired.Store(true)
 	_ = s.Close()
+	<-s.ended          // what it was just accepting is counted from here on
 	if s.data == nil { // who asked for the reload may be waiting here for what came of it
-		ctx, cancel := context.WithTimeout(context.Background(), max(patience, a.conf().Shutdown.Drain.D()))
-		defer cancel()
-		_ = s.http.Shutdown(ctx) // what does not end in time is an operator's read
-		_ = s.http.Close()
+		// Shutdown would cut who has just connected, even with the request read.
+		s.http.SetKeepAlivesEnabled(false)
+		a.waitFor(max(patience, a.conf().Shutdown.Drain.D()), func() bool { return s.open.Load() == 0 })
+		_ = s.http.Close() // what does not end in time is an operator's read
 		return
 	}
 	s.front.Drain() // idle ones stay until then: a client may just be sending on one
-	<-s.ended       // what it was just accepting is counted from here on
 	done := func() bool { return s.data.open.Load() == 0 }
 	if replaced {
 		a.waitUntilEnding(done)
